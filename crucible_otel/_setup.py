@@ -1,0 +1,263 @@
+"""The composition root: ``configure()`` and the handle it returns."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from crucible_otel.config.settings import Settings
+from crucible_otel.errors import ConfigurationError
+from crucible_otel.events.bus import Filter
+from crucible_otel.events.clock import Clock
+from crucible_otel.events.outcome import Terminated
+from crucible_otel.events.runtime import Runtime, install, runtime
+from crucible_otel.handlers import build
+from crucible_otel.semconv.names import RUN_ID
+from crucible_otel.semconv.registry import METRICS
+from crucible_otel.semconv.sdk import FAULTS
+
+if TYPE_CHECKING:
+    from crucible_otel.export.pipeline import Pipeline
+    from crucible_otel.otel.engine import Engine
+
+logger = logging.getLogger("crucible_otel")
+
+_EXCEPTION_SIGNAL = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
+_EXEMPLAR_FILTER = "OTEL_METRICS_EXEMPLAR_FILTER"
+_lock = threading.Lock()
+
+
+class Telemetry:
+    """What :func:`configure` returns: the way to flush, to look, and to leave.
+
+    As a ``with`` block it shuts down at the end, within the exit timeout.
+    """
+
+    def __init__(self, settings: Settings, runtime: Runtime, pipeline: Pipeline | None) -> None:
+        self.settings, self._runtime, self._pipeline = settings, runtime, pipeline
+
+    @property
+    def enabled(self) -> bool:
+        """Whether telemetry is on."""
+        return self._pipeline is not None
+
+    @property
+    def prometheus_url(self) -> str | None:
+        """Where Prometheus finds the metrics; None without an endpoint."""
+        pipeline = self._pipeline
+        return pipeline.prometheus.url if pipeline is not None and pipeline.prometheus is not None else None
+
+    @property
+    def run_id(self) -> str:
+        """Identity of the job this process belongs to, as its resource says."""
+        return str(self._pipeline.resource.attributes.get(RUN_ID, "")) if self._pipeline is not None else ""
+
+    def flush(self, timeout_s: float = 2.0) -> bool:
+        """Deliver what there is.
+
+        Args:
+            timeout_s: The time for it; the call takes no longer.
+
+        Returns:
+            Whether everything was delivered in time.
+        """
+        return self._pipeline.flush(timeout_s) if self._pipeline is not None else True
+
+    def shutdown(self, timeout_s: float | None = None) -> bool:
+        """End what is open, deliver what there is, and stop; the second call changes nothing.
+
+        Args:
+            timeout_s: The time for it; the setting ``exit_timeout_s`` if left out.
+
+        Returns:
+            Whether everything was delivered in time.
+        """
+        if self._pipeline is None:
+            self._leave_runtime()
+            return True
+        delivered = self._pipeline.shutdown(timeout_s)
+        self._leave_runtime()
+        return delivered
+
+    def status(self) -> dict[str, Any]:
+        """Return what was accepted, delivered and lost, by signal; the endpoint; the handlers; what is open."""
+        if self._pipeline is None:
+            return {"enabled": False}
+        bus = self._runtime.bus
+        return {
+            "enabled": not self._pipeline.ended,
+            **self._pipeline.status(),
+            "handlers": {
+                handler_id: {"events": events, "failures": bus.failures().get(handler_id, 0)}
+                for handler_id, events in bus.handlers().items()
+            },
+            "open": [scope.operation.name for scope in self._runtime.open_scopes.values()],
+        }
+
+    def __enter__(self) -> Telemetry:
+        """Return the handle."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Shut down."""
+        self.shutdown()
+
+    def _in_charge(self) -> bool:
+        return runtime() is self._runtime and not (self._pipeline is not None and self._pipeline.ended)
+
+    def _leave_runtime(self) -> None:
+        with _lock:
+            if runtime() is self._runtime:
+                install(Runtime(bus=self._runtime.bus, clock=self._runtime.clock))
+
+
+_configured: Telemetry | None = None
+
+
+def configure(
+    settings: Settings | None = None,
+    *,
+    handlers: Iterable[str | tuple[str, Mapping[str, Any]]] = (),
+    clock: Clock | None = None,
+    **fields: Any,
+) -> Telemetry:
+    """Configure telemetry, once, from arguments and the environment.
+
+    Without any argument it sends OTLP over HTTP to localhost and serves Prometheus on localhost:9464. It joins the
+    providers that the application has installed and never replaces them. Called again it returns the same handle,
+    with a warning that names the settings that differ; after ``shutdown()`` it starts anew.
+
+    Args:
+        settings: Settings; what they leave open comes from ``CRUCIBLE_OTEL_*``, then ``OTEL_*``, then defaults.
+        handlers: Handlers to attach: a kind, or a pair of a kind and its options.
+        clock: Time, for tests.
+        fields: Fields of :class:`Settings`, as a shorthand.
+
+    Raises:
+        ConfigurationError: A setting or variable that cannot be used: which, its value, and what is accepted.
+        UnknownHandlerError: A handler kind that does not exist.
+    """
+    global _configured
+    if settings is not None and not isinstance(settings, Settings):
+        raise ConfigurationError("settings", settings, "a Settings object, or None")
+    if settings is not None and fields:
+        raise ConfigurationError("settings", settings, "a Settings object or single fields, not both")
+    given = (settings if settings is not None else Settings(**fields)).resolve(os.environ)
+    with _lock:
+        present = _configured
+        if present is not None and present._in_charge():
+            different = present.settings.differences(given)
+            if different:
+                logger.warning("configure() was called before; ignored now: %s", ", ".join(different))
+            telemetry = present
+        else:
+            telemetry = _configured = _build(given, clock)
+    for handler in handlers:
+        kind, options = (handler, {}) if isinstance(handler, str) else (handler[0], dict(handler[1]))
+        attach(kind, replace=True, **options)
+    return telemetry
+
+
+def attach(kind: str, *, filter: Filter | None = None, every: int = 1, replace: bool = False, **options: Any) -> str:
+    """Attach a handler of a kind that comes with the package: ``console``, ``jsonl``.
+
+    Args:
+        kind: The kind.
+        filter: ``filter(event, measurements, metadata)``; the handler gets the event only when it returns true.
+        every: Of the point events of a name only the first, and then every Nth.
+        replace: Whether an attached handler of this id gives way.
+        options: The kind's own options, such as ``path`` of ``jsonl``; ``id`` for another id than the default.
+
+    Returns:
+        The id, to detach it by.
+
+    Raises:
+        UnknownHandlerError: There is no such kind.
+        ConfigurationError: An option that cannot be used.
+        DuplicateHandlerError: The id is taken.
+    """
+    return runtime().bus.attach(build(kind, **options), filter=filter, every=every, replace=replace)
+
+
+def _build(settings: Settings, clock: Clock | None) -> Telemetry:
+    bus = runtime().bus
+    if not settings.enabled:
+        off = Runtime(bus=bus, enabled=False)
+        install(off)
+        logger.info("crucible_otel is switched off")
+        return Telemetry(settings, off, None)
+
+    from crucible_otel.export.pipeline import Pipeline
+    from crucible_otel.otel.engine import Engine
+    from crucible_otel.otel.projection import TelemetryProjection
+
+    new = Runtime(bus=bus, clock=clock)
+    engine = Engine(
+        clock=new.clock,
+        limit=settings.cardinality_limit,
+        interval_s=settings.step_event_interval_s,
+        exemplars=os.environ.get(_EXEMPLAR_FILTER, "").strip() or "trace_based",
+        listened=bus.wants,
+    )
+    faults = _Faults(engine)
+    pipeline = Pipeline(
+        settings,
+        os.environ,
+        engine,
+        METRICS.values(),
+        on_fault=faults,
+        before_leaving=lambda reason: _end_open(new, reason),
+        flush_handlers=bus.flush,
+    )
+    projection = TelemetryProjection(
+        tracer=pipeline.tracer(),
+        log=pipeline.log(),
+        engine=engine,
+        runtime=new,
+        events=settings.events,
+        exceptions=os.environ.get(_EXCEPTION_SIGNAL, "").strip(),
+    )
+    new.projection, new.engine = projection, engine
+    bus.on_failure = projection.handler_failed
+    bus.on_change(engine.rearm)
+    install(new)
+    telemetry = Telemetry(settings, new, pipeline)
+    for kind in settings.handlers:
+        options = {"path": settings.jsonl_path} if kind == "jsonl" else {}
+        bus.attach(build(kind, **options), replace=True)
+    _say(telemetry, pipeline)
+    return telemetry
+
+
+class _Faults:
+    """Counts faults of the way out among the metrics."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __call__(self, component: str) -> None:
+        self._engine.update(FAULTS, "sum", (component,))
+
+
+def _end_open(of: Runtime, reason: str) -> None:
+    """End what is open as cancelled; in a child what its parent opened is its parent's."""
+    of.close_all(Terminated(f"the process left ({reason})"))
+
+
+def _say(telemetry: Telemetry, pipeline: Pipeline) -> None:
+    settings = telemetry.settings
+    ways = [f"{tally.signal} to {tally.endpoint}" for tally in pipeline.ledger.tallies]
+    ways += [f"metrics at {telemetry.prometheus_url}"] if telemetry.prometheus_url else []
+    ways += [f"joined the application's {name}" for name in pipeline.status()["joined"]]
+    logger.info(
+        "crucible_otel: service %s, run %s: %s",
+        settings.service_name,
+        telemetry.run_id,
+        "; ".join(ways) or "nothing leaves",
+    )

@@ -1,0 +1,1 @@
+"""How an event travels: clock, ids, event, bus, context, sanitising."""

@@ -1,0 +1,1 @@
+"""The way out of the process: providers, readers, OTLP, Prometheus, leaving."""

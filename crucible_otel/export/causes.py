@@ -1,0 +1,161 @@
+"""Why a delivery failed, in words that name the setting to change.
+
+Only these words are ever shown: what a server or an exception says may quote a URL with a key in it, or a header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+__all__ = ["ENDED", "EXIT", "INTERRUPTED", "QUEUE_FULL", "Cause", "classify", "without_secrets"]
+
+
+class Cause(NamedTuple):
+    """A reason and a remedy."""
+
+    kind: str
+    reason: str
+    remedy: str
+
+
+_ENDPOINT = "CRUCIBLE_OTEL_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT"
+_PROTOCOL = "CRUCIBLE_OTEL_PROTOCOL or OTEL_EXPORTER_OTLP_PROTOCOL"
+_HEADERS = "CRUCIBLE_OTEL_HEADERS or OTEL_EXPORTER_OTLP_HEADERS"
+_CERTIFICATE = "OTEL_EXPORTER_OTLP_CERTIFICATE"
+_BATCH = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE or OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"
+
+QUEUE_FULL = Cause(
+    "queue_full",
+    "more is made than is taken away, the export queue is full",
+    "raise OTEL_BSP_MAX_QUEUE_SIZE (spans) or OTEL_BLRP_MAX_QUEUE_SIZE (log records)",
+)
+INTERRUPTED = Cause("interrupted", "time was up before it was delivered", "raise CRUCIBLE_OTEL_EXIT_TIMEOUT_S")
+ENDED = Cause("ended", "telemetry had been shut down", "shut it down later")
+EXIT = Cause("no_answer", "no answer before time was up", f"check the receiver, or set {_ENDPOINT}")
+
+_REFUSED = Cause(
+    "refused", "connection refused, nothing listens there", f"start an OTLP receiver there, or set {_ENDPOINT}"
+)
+_HOST = Cause("unknown_host", "the host name is not known", f"set {_ENDPOINT}")
+_UNREACHABLE = Cause("unreachable", "the host cannot be reached", f"set {_ENDPOINT}")
+_NO_ANSWER = Cause("no_answer", "no answer in time", f"check the receiver, or set {_ENDPOINT}")
+_BROKEN = Cause("connection", "the connection was closed without an answer", f"check the receiver, or set {_ENDPOINT}")
+_WANTS_GRPC = Cause("protocol", "a gRPC server listens there, not an HTTP one", f"set {_PROTOCOL} to grpc")
+_WANTS_HTTP = Cause(
+    "protocol",
+    "an HTTP server listens there, not a gRPC one",
+    f"set {_PROTOCOL} to http/protobuf, or use the gRPC port (usually 4317) in {_ENDPOINT}",
+)
+_NO_TLS = Cause("tls", "the server does not speak TLS", f"use http:// in {_ENDPOINT}")
+_TLS = Cause("tls", "TLS failed, the certificate is not trusted or not usable", f"set {_CERTIFICATE}")
+_WANTS_TLS = Cause("tls", "the server speaks TLS only", f"use https:// in {_ENDPOINT}")
+_UNAUTHORISED = Cause("unauthorised", "the server refuses our credentials", f"set {_HEADERS}")
+_NO_OTLP = Cause("no_otlp", "the server has no OTLP receiver at this path", f"set {_ENDPOINT}")
+_TOO_LARGE = Cause("too_large", "the server finds the request too large", f"lower {_BATCH}")
+_OVERLOADED = Cause("overloaded", "the server is overloaded or not ready", "scale the receiver, or send less")
+_REDIRECTED = Cause("redirected", "the server redirects elsewhere", f"set {_ENDPOINT} to where it redirects")
+_REJECTED = Cause("rejected", "the server rejects the request", f"check {_ENDPOINT} and {_PROTOCOL}")
+_FAULT = Cause("server", "the server failed", "look into the receiver's own log")
+_UNKNOWN = Cause("unknown", "the exporter gave no reason", f"check {_ENDPOINT}")
+
+_STATUS: dict[int, Cause] = {
+    401: _UNAUTHORISED,
+    403: _UNAUTHORISED,
+    407: _UNAUTHORISED,
+    404: _NO_OTLP,
+    405: _NO_OTLP,
+    408: _NO_ANSWER,
+    413: _TOO_LARGE,
+    429: _OVERLOADED,
+    502: _OVERLOADED,
+    503: _OVERLOADED,
+    504: _OVERLOADED,
+}
+
+_TEXTS: tuple[tuple[str, Cause], ...] = (
+    (r"BadStatusLine\('\\x00\\x00", _WANTS_GRPC),
+    (r"HTTP/2 \(|http1\.x server|Expected SETTINGS frame|unsupported protocol HTTP", _WANTS_HTTP),
+    (r"WRONG_VERSION_NUMBER|wrong version number|record layer failure|UNEXPECTED_MESSAGE", _NO_TLS),
+    (r"Tls handshake failed|SSL|CERTIFICATE|certificate|\bTLS\b", _TLS),
+    (r"larger than max|message too large|PayloadTooLarge", _TOO_LARGE),
+    (r"Connection refused|ConnectionRefused|actively refused", _REFUSED),
+    (r"NameResolutionError|gaierror|Name or service not known|DNS resolution failed|nodename nor servname", _HOST),
+    (r"No route to host|Network is unreachable|Host is down", _UNREACHABLE),
+    (r"BadStatusLine\('\\x15\\x03", _WANTS_TLS),
+    (r"DEADLINE_EXCEEDED|Timeout|timed out", _NO_ANSWER),
+    (r"UNAUTHENTICATED|PERMISSION_DENIED", _UNAUTHORISED),
+    (r"UNIMPLEMENTED", _NO_OTLP),
+    (r"RESOURCE_EXHAUSTED", _OVERLOADED),
+    (r"RemoteDisconnected|Connection aborted|Connection reset|ConnectionReset|Broken pipe|BadStatusLine", _BROKEN),
+    (r"Socket closed|UNAVAILABLE", _BROKEN),
+    (r"INVALID_ARGUMENT|FAILED_PRECONDITION", _REJECTED),
+    (r"StatusCode\.(INTERNAL|UNKNOWN|DATA_LOSS|ABORTED)", _FAULT),
+)
+"""Searched in this order in the names and texts of an exception and all its causes."""
+
+
+def classify(observed: object) -> Cause:
+    """Find the cause behind what was observed.
+
+    Args:
+        observed: An HTTP status, an exception, a sequence of either or of texts, or None.
+
+    Returns:
+        A known cause, or one that names the status or the exception's type and nothing else.
+    """
+    if isinstance(observed, int):
+        return _of_status(observed)
+    text = "\n".join(_texts(observed))
+    for pattern, cause in _TEXTS:
+        if re.search(pattern, text):
+            return cause
+    if isinstance(observed, BaseException):
+        name = type(observed).__name__
+        return _UNKNOWN._replace(kind=name, reason=f"the exporter failed ({name})")
+    if isinstance(observed, tuple):
+        for part in observed:
+            if isinstance(part, (int, BaseException)) and not isinstance(part, bool):
+                return classify(part)
+    return _UNKNOWN
+
+
+def _of_status(status: int) -> Cause:
+    kinds = {3: _REDIRECTED, 4: _REJECTED, 5: _FAULT}
+    cause = _STATUS.get(status) or kinds.get(status // 100, _UNKNOWN)
+    return cause._replace(kind=f"http_{status}", reason=f"HTTP {status}, {cause.reason}")
+
+
+def _texts(observed: object, depth: int = 0) -> Iterator[str]:
+    if observed is None or depth > 8:
+        return
+    if isinstance(observed, (tuple, list)):
+        for part in observed:
+            yield from _texts(part, depth + 1)
+    elif isinstance(observed, BaseException):
+        yield f"{type(observed).__name__} {_safe_repr(observed)}"
+        yield from _texts(observed.__cause__ or observed.__context__, depth + 1)
+        yield from _texts([part for part in observed.args if isinstance(part, BaseException)], depth + 1)
+    elif not isinstance(observed, (int, float)):
+        yield str(observed)
+
+
+def _safe_repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # a broken __repr__ must not turn a lost batch into a crash
+        return ""
+
+
+def without_secrets(endpoint: str) -> str:
+    """Return an endpoint without user, password, query and fragment."""
+    try:
+        parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "an endpoint that is not a URL"
+    host = f"[{host}]" if ":" in host else host
+    scheme = f"{parts.scheme}://" if parts.scheme else ""
+    return f"{scheme}{host}{f':{port}' if port else ''}{parts.path}"

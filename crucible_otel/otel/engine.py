@@ -1,0 +1,331 @@
+"""The engine: the series of this process, the buffers in front of them, and the one lock around both.
+
+Hot records are folded in place by the thread that made the 256th, under a lock it does not wait for; every collection
+folds first and reads everything under the same lock.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from opentelemetry import trace
+
+from crucible_otel.events.clock import Clock
+from crucible_otel.events.scope import Scope
+from crucible_otel.otel.family import Family
+from crucible_otel.otel.handle import Handle, Owner
+from crucible_otel.otel.labels import OVERFLOWING, attributes
+from crucible_otel.otel.series import STOPPED, Distribution
+from crucible_otel.otel.snapshot import Exemplar, MetricSnapshot, Point, Snapshot
+from crucible_otel.semconv.model import Event as EventSpec
+from crucible_otel.semconv.model import Feed, Metric
+from crucible_otel.semconv.registry import HOT
+from crucible_otel.semconv.sdk import DROPPED, OVERFLOWS, REFUSED
+from crucible_otel.semconv.training import NONFINITE
+
+_FOLD_AT = 256
+Update = tuple[Metric, str, "tuple[Any, ...]", float]
+Report = Callable[..., None]
+
+
+class Engine:
+    """The series of this process.
+
+    Args:
+        clock: Time.
+        limit: Most attribute sets a metric has before the rest shares its overflow series.
+        interval_s: Least time between two log events of one handle.
+        exemplars: ``trace_based``, ``always_on`` or ``always_off``.
+        report: ``report(spec, measurements, metadata, scope, *, log, tell, severity=None)`` emits the event of a record.
+        listened: Whether a handler subscribes to an event's name.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        limit: int = 2000,
+        interval_s: float = 1.0,
+        exemplars: str = "trace_based",
+        report: Report | None = None,
+        listened: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.clock, self.cardinality_limit, self.interval_s = clock, limit, interval_s
+        self.report: Report = report if report is not None else _ignore
+        self.listened = listened if listened is not None else lambda name: False
+        self.lock = threading.Lock()
+        self.started_ns = clock.time_ns()
+        self._exemplars = exemplars
+        self._updates: list[Update] = []
+        self._series: dict[str, dict[tuple[Any, ...], Any]] = {}
+        self._metrics: dict[str, Metric] = {}
+        self._diverted: dict[str, Metric] = {}
+        self._pending: dict[tuple[str, tuple[Any, ...]], list[float]] = {}
+        self._drained: dict[tuple[str, tuple[Any, ...]], float] = {}
+        self._pending_size, self._pending_limit = 0, 65_536
+        self._bound: dict[tuple[str, bool, tuple[object, ...]], Handle] = {}
+        self._bad: list[tuple[Owner, str, float, int]] = []
+        self.families = {spec.name: Family(spec, self, _FOLD_AT) for spec in HOT}
+        _ENGINES.add(self)
+
+    refusal: Update = (REFUSED, "sum", ("dropped",), 1)
+    """The update that counts one unusable value."""
+
+    @property
+    def has_bad(self) -> bool:
+        """Whether folds have found transitions whose events are not emitted yet."""
+        return bool(self._bad)
+
+    # -- recording ---------------------------------------------------------------------------------------------------
+
+    def handle(
+        self,
+        spec: EventSpec,
+        labels: Sequence[object],
+        scope: Scope | None,
+        fields: dict[str, Any],
+        sequence: int = 0,
+        tolerated: frozenset[str] = frozenset(),
+    ) -> Handle:
+        """Bind a hot event to an attribute set."""
+        family = self.families[spec.name]
+        return family.handle(Owner(family.series(labels), scope, fields, sequence, tolerated))
+
+    def bound(self, spec: EventSpec, labels: Sequence[object], *, silent: bool = False) -> Handle:
+        """Return the handle that everybody shares who records this event with these attribute values."""
+        key = (spec.name, silent, tuple(labels))
+        found = self._bound.get(key)
+        if found is None:
+            family = self.families[spec.name]
+            found = family.handle(Owner(family.series(labels), None, {}), silent=silent)
+            if len(self._bound) < 2 * self.cardinality_limit:
+                found = self._bound.setdefault(key, found)
+        return found
+
+    def update(self, metric: Metric, how: str, labels: tuple[Any, ...], value: float = 1) -> None:
+        """Buffer what a structural event does to a metric; never blocks."""
+        updates = self._updates
+        updates.append((metric, how, labels, value))
+        if len(updates) >= _FOLD_AT and self.lock.acquire(blocking=False):
+            try:
+                self._fold_updates()
+            finally:
+                self.lock.release()
+
+    def rearm(self) -> None:
+        """Have every handle look again at who listens."""
+        for family in self.families.values():
+            family.rearm()
+
+    # -- what folds report (the lock is held) ------------------------------------------------------------------------
+
+    def nonfinite(self, owner: Owner, field: str, value: float, since: int | None) -> None:
+        """Count a value that is not finite, and remember a transition for its event."""
+        self._apply(NONFINITE, "sum", (*owner.state.values, field), 1)
+        if since is not None:
+            self._bad.append((owner, field, value, since))
+
+    def refused(self, size: int) -> None:
+        """Count values that could not be used."""
+        self._apply(REFUSED, "sum", ("dropped",), size)
+
+    def pend(self, feed: Feed, state: Any, values: Sequence[float]) -> None:
+        """Keep the values of a diverted histogram."""
+        if feed.metric.name in self._diverted:
+            self._pend(feed.metric, state.values, values)
+
+    def overflowed(self, metric: Metric) -> None:
+        """Count an attribute set beyond the limit."""
+        self._updates.append((OVERFLOWS, "sum", (metric.name,), 1))
+
+    def take_bad(self) -> list[tuple[Owner, str, float, int]]:
+        """Take the transitions since the last call."""
+        bad, self._bad = self._bad, []
+        return bad
+
+    def exemplar(self, owner: Owner, hot: bool) -> Callable[[float], Exemplar] | None:
+        """Return what makes an exemplar of a value folded now: read once a fold."""
+        if self._exemplars == "always_off":
+            return None
+        if hot:
+            context = trace.get_current_span().get_span_context()
+        elif owner.scope is not None and owner.scope.span is not None:
+            context = owner.scope.span.get_span_context()
+        else:
+            return None
+        if not context.is_valid or (self._exemplars == "trace_based" and not context.trace_flags.sampled):
+            return None
+        at = self.clock.time_ns()
+        return lambda value: Exemplar(value, at, context.trace_id, context.span_id)
+
+    # -- collecting --------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """See :class:`crucible_otel.otel.source.MetricSource`."""
+        with self.lock:
+            self._fold_all()
+            metrics = [
+                MetricSnapshot(metric, points)
+                for metric, points in self._points()
+                if points and metric.name not in self._diverted
+            ]
+            at = self.clock.time_ns()
+        self.tell_bad()
+        return Snapshot(at, tuple(metrics))
+
+    def divert(self, specs: Iterable[Metric], limit: int = 65_536) -> None:
+        """See :class:`crucible_otel.otel.source.MetricSource`."""
+        with self.lock:
+            self._fold_all()
+            self._diverted.update({spec.name: spec for spec in specs})
+            self._pending_limit = limit
+
+    def drain_diverted(self) -> list[tuple[Metric, Mapping[str, Any], list[float]]]:
+        """See :class:`crucible_otel.otel.source.MetricSource`."""
+        out: list[tuple[Metric, Mapping[str, Any], list[float]]] = []
+        with self.lock:
+            self._fold_all()
+            for metric, points in self._points():
+                if metric.name not in self._diverted or metric.kind not in ("counter", "updowncounter"):
+                    continue
+                for point in points:
+                    key = (metric.name, tuple(point.attributes.items()))
+                    assert not hasattr(point.value, "buckets")
+                    delta = point.value - self._drained.get(key, 0)
+                    if delta:
+                        self._drained[key] = point.value
+                        out.append((metric, point.attributes, [delta]))
+            for (name, labels), values in self._pending.items():
+                metric = self._diverted[name]
+                out.append((metric, attributes(metric, labels), values))
+            self._pending, self._pending_size = {}, 0
+        self.tell_bad()
+        return out
+
+    def gauge_points(self, spec: Metric) -> tuple[Point, ...]:
+        """See :class:`crucible_otel.otel.source.MetricSource`."""
+        with self.lock:
+            self._fold_all()
+            for metric, points in self._points():
+                if metric.name == spec.name:
+                    return points
+        return ()
+
+    def tell_bad(self) -> None:
+        """Emit the events of the transitions that folds have found; called without the lock."""
+        for owner, field, value, since in self.take_bad():
+            for family in self.families.values():
+                if isinstance(owner.state, family.state_class):
+                    family.tell_bad(owner, field, value, since)
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def reset_after_fork(self) -> None:
+        """Start from zero in a child process, whatever the parent was doing."""
+        self.lock = threading.Lock()
+        self._updates.clear()
+        self._series.clear()
+        self._pending, self._pending_size, self._bad = {}, 0, []
+        self._drained.clear()
+        self.started_ns = self.clock.time_ns()
+        for family in self.families.values():
+            family.clear()
+
+    # -- inside (the lock is held) -----------------------------------------------------------------------------------
+
+    def _fold_all(self) -> None:
+        for family in self.families.values():
+            family.fold_now(hot=False)
+        self._fold_updates()
+
+    def _fold_updates(self) -> None:
+        updates = self._updates
+        size = len(updates)
+        chunk = updates[:size]
+        del updates[:size]
+        for metric, how, labels, value in chunk:
+            self._apply(metric, how, labels, value)
+
+    def _apply(self, metric: Metric, how: str, labels: tuple[Any, ...], value: float) -> None:
+        series = self._series.setdefault(metric.name, {})
+        self._metrics.setdefault(metric.name, metric)
+        if how == "off":
+            series.pop(labels, None)
+            return
+        if labels not in series and len(series) >= self.cardinality_limit:
+            if OVERFLOWING not in series and metric is not OVERFLOWS:
+                self.overflowed(metric)
+            labels = OVERFLOWING
+        if metric.kind == "histogram":
+            distribution = series.get(labels)
+            if distribution is None:
+                distribution = series[labels] = Distribution(metric.buckets)
+            distribution.observe(metric.buckets, (value,), value, value, value, None)
+            if metric.name in self._diverted:
+                self._pend(metric, labels, (value,))
+        elif metric.kind == "gauge":
+            self._apply_gauge(metric, series, labels, value)
+        else:
+            series[labels] = series.get(labels, 0) + value
+
+    def _apply_gauge(
+        self, metric: Metric, series: dict[tuple[Any, ...], Any], labels: tuple[Any, ...], value: float
+    ) -> None:
+        if math.isfinite(value):
+            series[labels] = value
+        else:
+            model = labels[0] if labels else ""
+            self._apply(NONFINITE, "sum", (model, metric.name.rpartition(".")[2]), 1)
+            series[labels] = STOPPED
+
+    def _pend(self, metric: Metric, labels: tuple[Any, ...], values: Sequence[float]) -> None:
+        room = self._pending_limit - self._pending_size
+        kept = list(values[:room]) if room < len(values) else list(values)
+        self._pending.setdefault((metric.name, labels), []).extend(kept)
+        self._pending_size += len(kept)
+        if len(kept) < len(values):
+            self._apply(DROPPED, "sum", ("metrics", "divert_full"), len(values) - len(kept))
+
+    def _points(self) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
+        for family in self.families.values():
+            by_metric = family.points(self.started_ns)
+            yield from by_metric
+        yield from self._structural_points()
+
+    def _structural_points(self) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
+        for name, series in self._series.items():
+            metric = self._metrics[name]
+            yield (
+                metric,
+                tuple(
+                    Point(
+                        attributes(metric, labels),
+                        value.snapshot() if isinstance(value, Distribution) else value,
+                        self.started_ns,
+                        value.samples() if isinstance(value, Distribution) else (),
+                    )
+                    for labels, value in series.items()
+                    if value is not STOPPED
+                ),
+            )
+
+
+def _ignore(*args: object, **kwargs: object) -> None:
+    return None
+
+
+_ENGINES: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for engine in list(_ENGINES):
+        engine.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

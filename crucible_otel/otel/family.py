@@ -1,0 +1,213 @@
+"""One hot event of this process: its buffer, its series, its handles."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from crucible_otel.otel.feeds import compiled
+from crucible_otel.otel.handle import Handle, Owner, generate, measured, suspicious
+from crucible_otel.otel.labels import OVERFLOWING, attributes, label
+from crucible_otel.otel.sequence import in_order
+from crucible_otel.otel.series import STOPPED, Distribution, state_class
+from crucible_otel.otel.snapshot import Point
+from crucible_otel.otel.values import number, spelled
+from crucible_otel.semconv.model import Event as EventSpec
+from crucible_otel.semconv.model import Metric, Severity
+from crucible_otel.semconv.training import NONFINITE_EVENT
+
+if TYPE_CHECKING:
+    from crucible_otel.otel.engine import Engine
+
+
+class Family:
+    """One hot event, compiled from its spec.
+
+    Attributes:
+        spec: The event.
+        buffer: Records that are not folded yet, one after the other: ``owner, *columns``.
+        columns: Fields of a record, in order.
+        width: Entries of the buffer a record takes.
+        gauges: Indices of the columns whose values are gauges of numbers.
+        full: Entries of the buffer at which the thread that makes the next record folds.
+        attributes: Names of the attributes of its series.
+        interval_s: Least time between two log events of a handle.
+    """
+
+    def __init__(self, spec: EventSpec, engine: Engine, limit: int) -> None:
+        self.spec, self.interval_s = spec, engine.interval_s
+        self._engine = engine
+        streams = tuple(feed for feed in spec.feeds if not feed.each)
+        self._further = tuple(feed for feed in spec.feeds if feed.each)
+        used = {feed.field for feed in streams}
+        self.columns = tuple(field.name for field in spec.fields if field.name in used)
+        gauged = {feed.field for feed in streams if feed.how == "set" and feed.field != spec.sequence}
+        self.gauges = frozenset(index for index, name in enumerate(self.columns) if name in gauged)
+        self.state_class = state_class(spec, streams)
+        self.buffer: list[Any] = []
+        self.width = len(self.columns) + 1
+        self.full = limit * self.width
+        self.logged: weakref.WeakKeyDictionary[Owner, tuple[Any, ...]] = weakref.WeakKeyDictionary()
+        self._streams = tuple((feed, f"stream_{index}") for index, feed in enumerate(streams))
+        place = {name: index + 1 for index, name in enumerate(self.columns)}
+        self._folds = tuple(
+            (feed.how, compiled(feed, slot, place.get(feed.field, 0), engine)) for feed, slot in self._streams
+        )
+        self._number, self._duration = place.get(spec.sequence, 0), place.get("duration", 0)
+        self.attributes = streams[0].metric.attributes
+        self._series: dict[tuple[str, ...], Any] = {}
+        self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+        extra = self._further[0].field if self._further else "None"
+        self._build = generate(spec, self.columns, extra)
+
+    # -- handles -----------------------------------------------------------------------------------------------------
+
+    def series(self, labels: Sequence[object]) -> Any:
+        """Return the series of an attribute set: its own, or the overflow series beyond the limit."""
+        key: tuple[Any, ...] = tuple(label(value) for value in labels)
+        found = self._series.get(key)
+        if found is None:
+            if len(self._series) >= self._engine.cardinality_limit:
+                self._engine.overflowed(self._streams[0][0].metric)
+                key = OVERFLOWING
+            found = self._series.setdefault(key, self.state_class(key))
+        return found
+
+    def handle(self, owner: Owner, *, silent: bool = False) -> Handle:
+        """Return a handle for an owner; a silent one leaves it to its user to tell handlers."""
+        handle = Handle(self, owner, silent=silent)
+        self._handles.add(handle)
+        return handle
+
+    def bind(self, owner: Owner, slow: Callable[..., None]) -> Any:
+        """Return the recording functions of an owner."""
+        return self._build(owner, self.buffer, self.buffer.extend, self._engine.clock.now, self.fold, slow, self.full)
+
+    def rearm(self) -> None:
+        """Have every handle look again at who listens."""
+        for handle in list(self._handles):
+            handle.rearm()
+
+    # -- the slow road -----------------------------------------------------------------------------------------------
+
+    def told(self) -> bool:
+        """Return whether a handler subscribes to this event."""
+        return self._engine.listened(self.spec.name)
+
+    def looks_bad(self, columns: tuple[Any, ...]) -> bool:
+        """Return whether a gauge of a record is not finite."""
+        return suspicious(columns, self.gauges)
+
+    def further(self, owner: Owner, values: Any) -> None:
+        """Record a map of further values."""
+        items = values.items() if hasattr(values, "items") else ()
+        for feed in self._further:
+            for name, value in list(items):
+                read = number(value)
+                if read is None:
+                    self._engine.update(*self._engine.refusal)
+                else:
+                    self._engine.update(feed.metric, "set", (*owner.state.values, label(name)), read)
+
+    def report(self, owner: Owner, record: tuple[Any, ...], *, log: bool, tell: bool, extra: Any = None) -> None:
+        """Emit a record as an event."""
+        measurements, metadata = measured(self.spec, self.columns, record)
+        if self.spec.sequence and record[self._number] is None:
+            waiting = self.buffer[:: self.width].count(owner)
+            metadata[self.spec.sequence] = owner.sequence + waiting
+        if extra is not None and self._further:
+            measurements[self._further[0].field] = extra
+        for key, value in owner.fields.items():
+            metadata.setdefault(key, value)
+        if log:
+            self.logged[owner] = record
+        self._engine.report(self.spec, measurements, metadata, owner.scope, log=log, tell=tell)
+
+    def tell_bad(self, owner: Owner, field: str, value: float, since: int) -> None:
+        """Emit the event of a value that became NaN or infinite."""
+        metadata = {**owner.fields, "signal": field, "value": spelled(value), self.spec.sequence: since}
+        severity: Severity | None = "WARN" if field in owner.tolerated else None
+        self._engine.report(NONFINITE_EVENT, {}, metadata, owner.scope, log=True, tell=True, severity=severity)
+
+    # -- folding -----------------------------------------------------------------------------------------------------
+
+    def fold(self) -> None:
+        """Fold in place unless somebody else holds the lock; called by whoever filled the buffer."""
+        engine = self._engine
+        if not engine.lock.acquire(blocking=False):
+            if len(self.buffer) > 64 * self.full:  # only while the lock's holder is starved
+                time.sleep(0)
+            return
+        try:
+            self.fold_now(hot=True)
+        finally:
+            engine.lock.release()
+        if engine.has_bad:
+            engine.tell_bad()
+
+    def fold_now(self, *, hot: bool) -> None:
+        """Fold what is buffered; the engine's lock is held."""
+        buffer, width = self.buffer, self.width
+        entries = len(buffer)
+        if not entries:
+            return
+        columns = [buffer[index:entries:width] for index in range(width)]
+        del buffer[:entries]
+        owners = columns[0]
+        last, size = owners[-1], len(owners)
+        if owners.count(last) == size:
+            self._fold(last, columns, size, self._engine.exemplar(last, hot))
+            return
+        groups: dict[Owner, list[tuple[Any, ...]]] = {}
+        for record in zip(*columns, strict=True):
+            groups.setdefault(record[0], []).append(record)
+        for owner, records in groups.items():
+            exemplar = self._engine.exemplar(owner, hot and owner is last)
+            self._fold(owner, [list(column) for column in zip(*records, strict=True)], len(records), exemplar)
+
+    def _fold(self, owner: Owner, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
+        state = owner.state
+        if self._number:
+            columns, size, late = in_order(owner, columns, size, self._number, self._duration)
+            for additions in late:
+                self._add_late(owner, additions)
+            if not size:
+                return
+        state.touched = True
+        for _, fold in self._folds:
+            fold(state, owner, columns, size, exemplar)
+        owner.tail = tuple(column[-1] for column in columns)
+
+    def _add_late(self, owner: Owner, additions: list[Any]) -> None:
+        columns = [(value,) for value in additions]
+        for how, fold in self._folds:
+            if how in ("set", "sum"):
+                fold(owner.state, owner, columns, 1, None)
+        if owner.tail is not None:
+            owner.tail = tuple(old if new is None else new for old, new in zip(owner.tail, additions, strict=True))
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def points(self, started_ns: int) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
+        """Return the points of every metric; the engine's lock is held."""
+        states = [state for state in list(self._series.values()) if state.touched]
+        for feed, slot in self._streams:
+            points = []
+            for state in states:
+                value = getattr(state, slot)
+                if value is None or value is STOPPED or (feed.how in ("sum", "rewind") and not value):
+                    continue
+                named = attributes(feed.metric, state.values)
+                if isinstance(value, Distribution):
+                    points.append(Point(named, value.snapshot(), started_ns, value.samples()))
+                else:
+                    points.append(Point(named, value, started_ns))
+            yield feed.metric, tuple(points)
+
+    def clear(self) -> None:
+        """Start from zero."""
+        self.buffer.clear()
+        for state in self._series.values():
+            state.clear()

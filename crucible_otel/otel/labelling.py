@@ -1,0 +1,87 @@
+"""From a feed of a structural event to an update of a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from crucible_otel.events.event import Event
+from crucible_otel.otel.labels import label
+from crucible_otel.otel.values import number
+from crucible_otel.semconv.model import Event as EventSpec
+from crucible_otel.semconv.model import Feed, Metric
+from crucible_otel.semconv.names import ERROR_TYPE
+
+Labels = tuple[Any, ...]
+Change = tuple[Metric, str, Labels, float]
+"""``(metric, how, attribute values, value)``; the value may be NaN or infinite."""
+
+_FAILED = ("failure", "timeout")
+
+
+class Plan:
+    """What one event does to metrics, prepared from its spec."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, spec: EventSpec) -> None:
+        self._steps = tuple((feed, tuple(_sources(feed, spec))) for feed in spec.feeds)
+
+    def changes(self, event: Event) -> Iterable[Change]:
+        """Return the updates that an event asks for; values that are no numbers give None in place of the value."""
+        for feed, sources in self._steps:
+            if feed.each:
+                values = event.value(feed.field)
+                for name, value in list(values.items()) if hasattr(values, "items") else ():
+                    read = number(value)
+                    if read is not None:
+                        yield feed.metric, feed.how, tuple(source(event, name) for source in sources), read
+                continue
+            labels = tuple(source(event, "") for source in sources)
+            if not feed.field:
+                yield feed.metric, *_WITHOUT_FIELD[feed.how], labels, -1.0 if feed.how == "down" else 1.0
+                continue
+            given = event.value(feed.field)
+            read = given if type(given) is int else number(given)
+            if read is not None:
+                yield feed.metric, feed.how, labels, read * feed.scale if feed.scale != 1.0 else read
+
+
+_WITHOUT_FIELD: dict[str, tuple[str]] = {
+    "count": ("sum",),
+    "up": ("sum",),
+    "down": ("sum",),
+    "on": ("set",),
+    "off": ("off",),
+}
+
+
+def _sources(feed: Feed, spec: EventSpec) -> Iterable[Callable[[Event, str], str]]:
+    by_attribute = {field.attribute: field.name for field in spec.fields if field.attribute}
+    for name in feed.metric.attributes:
+        if name in feed.constants:
+            yield _constant(feed.constants[name])
+        elif name == feed.each:
+            yield _key
+        elif name == ERROR_TYPE:
+            yield _error_type
+        elif name in by_attribute:
+            yield _field(by_attribute[name])
+        else:
+            yield _constant("")
+
+
+def _constant(value: str) -> Callable[[Event, str], str]:
+    return lambda event, key: value
+
+
+def _key(event: Event, key: object) -> str:
+    return label(key)
+
+
+def _field(name: str) -> Callable[[Event, str], str]:
+    return lambda event, key: label(event.value(name))
+
+
+def _error_type(event: Event, key: str) -> str:
+    return label(event.metadata.get("error_type")) if event.metadata.get("result") in _FAILED else ""

@@ -1,0 +1,304 @@
+"""The bus's first subscriber: events become spans, metric updates and log records."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry._logs import Logger, SeverityNumber
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+
+from crucible_otel.events.event import Event
+from crucible_otel.events.outcome import Terminated
+from crucible_otel.events.runtime import Runtime
+from crucible_otel.events.sanitize import Refusals
+from crucible_otel.events.scope import Scope, carrying, current, innermost
+from crucible_otel.otel.attributes import of_event
+from crucible_otel.otel.engine import Engine
+from crucible_otel.otel.exceptions import described, message
+from crucible_otel.otel.handle import Handle
+from crucible_otel.otel.labelling import Plan
+from crucible_otel.otel.labels import label
+from crucible_otel.otel.values import spelled
+from crucible_otel.semconv.model import Event as EventSpec
+from crucible_otel.semconv.model import Severity
+from crucible_otel.semconv.names import ERROR_TYPE, EXCEPTION_EVENT, EXCEPTION_STACKTRACE, INCOMPLETE, RESULT
+from crucible_otel.semconv.registry import EVENTS, OPERATIONS
+from crucible_otel.semconv.sdk import FAULTS, HANDLER_FAILURES, REFUSED
+from crucible_otel.semconv.training import NONFINITE_EVENT, TRAINING
+
+logger = logging.getLogger("crucible_otel")
+
+_KINDS = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT, "server": SpanKind.SERVER}
+_SEVERITIES: Mapping[Severity, SeverityNumber] = {
+    "DEBUG": SeverityNumber.DEBUG,
+    "INFO": SeverityNumber.INFO,
+    "WARN": SeverityNumber.WARN,
+    "ERROR": SeverityNumber.ERROR,
+    "FATAL": SeverityNumber.FATAL,
+}
+_FAILED = ("failure", "timeout")
+
+
+class TelemetryProjection:
+    """Makes telemetry of events.
+
+    Args:
+        tracer: Makes spans.
+        log: Emits log records; None when there is no logs pipeline.
+        engine: Keeps the metrics.
+        runtime: Whose projection it is; events that the engine reports go to its handlers.
+        events: ``log``, ``span``, ``both`` or ``off``: where events go besides spans and metrics.
+        exceptions: ``""``, ``logs`` or ``logs/dup``: where exceptions are recorded.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracer: Tracer,
+        log: Logger | None,
+        engine: Engine,
+        runtime: Runtime,
+        events: str = "log",
+        exceptions: str = "",
+    ) -> None:
+        self._tracer, self._engine, self._runtime, self._bus = tracer, engine, runtime, runtime.bus
+        self._logs = log if events in ("log", "both") else None
+        self._span_events = events in ("span", "both")
+        self._on_span, self._on_log = exceptions != "logs", exceptions in ("logs", "logs/dup")
+        self._plans = {name: Plan(spec) for name, spec in EVENTS.items() if spec.feeds and not spec.hot}
+        self._stopped: set[tuple[str, tuple[Any, ...]]] = set()
+        self._faulted: set[str] = set()
+        engine.report = self.report
+
+    # -- what the runtime calls --------------------------------------------------------------------------------------
+
+    def opened(self, event: Event, scope: Scope) -> None:
+        """Start the span of a scope and make the context that is current inside it."""
+        operation, refusals = scope.operation, Refusals()
+        scope.fields = {**event.metadata, **event.measurements}
+        scope.span = self._tracer.start_span(
+            _named(operation.span, event),
+            kind=_KINDS[operation.kind],
+            attributes=of_event(event, refusals),
+            start_time=event.time_ns,
+        )
+        scope.context = trace.set_span_in_context(scope.span, carrying(scope))
+        self._count_refusals(refusals)
+        self._feed(event)
+        self._log(event)
+
+    def closed(self, event: Event, scope: Scope | None) -> None:
+        """End the span of a scope; an end without a start gives a span if it says how long it took."""
+        self._feed(event)
+        if scope is None:
+            span = self._after_the_fact(OPERATIONS[event.spec.operation].span, event)
+        else:
+            span = scope.span
+        self._log(event)
+        if span is None:
+            return
+        refusals = Refusals()
+        result = str(event.metadata.get("result", "success"))
+        span.set_attributes({RESULT: result, **of_event(event, refusals, only_new_to=scope)})
+        if result in _FAILED:
+            self._failed(span, event)
+        elif isinstance(event.error, Terminated):
+            span.set_attribute(INCOMPLETE, True)
+        self._count_refusals(refusals)
+        span.end(end_time=event.time_ns)
+
+    def happened(self, event: Event) -> None:
+        """Record a point event."""
+        self._feed(event)
+        if event.spec.span:
+            span = self._after_the_fact(event.spec.span, event)
+            if span is not None:
+                span.set_attribute(RESULT, "success")
+                span.end(end_time=event.time_ns)
+        if event.spec.logged:
+            self._log(event)
+            self._span_event(event)
+
+    def hot(self, spec: EventSpec, measurements: dict[str, Any], metadata: dict[str, Any], alias: str) -> bool:
+        """Record a high-frequency event that came by its name, on the run it happened in."""
+        family = self._engine.families[spec.name]
+        handle = self._raw_handle(spec, metadata)
+        values = {name: measurements.get(name, metadata.get(name)) for name in family.columns}
+        further = measurements.get("metrics")
+        given = {name: value for name, value in values.items() if value is not None}
+        for field in spec.fields:
+            if field.unit == "ns" and isinstance(given.get(field.name), (int, float)):
+                given[field.name] = given[field.name] * 1e-9
+        if spec.timing == "interval" and "duration" in given:
+            totals = {feed.field for feed in spec.feeds if feed.how == "sum"}
+            columns = [given.get(name, 0 if name in totals else None) for name in family.columns]
+            handle.commit(self._engine.clock.now(), *columns, further)
+        else:
+            given.pop("duration", None)
+            handle.record(**given, **({"metrics": further} if further is not None else {}))
+        if self._bus.wants(spec.name):
+            self.report(
+                spec, measurements, metadata, handle.owner.scope or current(), log=False, tell=True, alias=alias
+            )
+        return True
+
+    def fault(self, component: str, error: BaseException) -> None:
+        """Count an error of ours, and say so once a component."""
+        self._engine.update(FAULTS, "sum", (component,))
+        if component not in self._faulted:
+            self._faulted.add(component)
+            logger.warning(
+                "internal error in %s: %s; counted from now on", component, type(error).__name__, exc_info=error
+            )
+
+    def handler_failed(self, handler_id: str) -> None:
+        """Count an exception of a handler."""
+        self._engine.update(HANDLER_FAILURES, "sum", (label(handler_id),))
+
+    # -- what the engine calls ---------------------------------------------------------------------------------------
+
+    def report(
+        self,
+        spec: EventSpec,
+        measurements: dict[str, Any],
+        metadata: dict[str, Any],
+        scope: Scope | None,
+        *,
+        log: bool,
+        tell: bool,
+        severity: Severity | None = None,
+        alias: str = "",
+    ) -> None:
+        """Emit the event of a record: to the log, to handlers, or both."""
+        scope = scope if scope is not None else current()
+        event = self._runtime.event(spec, measurements, metadata, scope, severity=severity, alias=alias)
+        if log:
+            try:
+                self._log(event)
+                self._span_event(event)
+            except Exception as error:
+                self.fault("event", error)
+        if tell:
+            self._bus.deliver(event)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _raw_handle(self, spec: EventSpec, metadata: Mapping[str, Any]) -> Handle:
+        scope = innermost(TRAINING.name)
+        key = "raw " + spec.name
+        if scope is not None and key in scope.handles:
+            found: Handle = scope.handles[key]
+            return found
+        family = self._engine.families[spec.name]
+        inherited = scope.inherited if scope is not None else {}
+        names = {field.attribute: field.name for field in spec.fields if field.attribute}
+        labels = tuple(label(metadata.get(names[name]) or inherited.get(names[name])) for name in family.attributes)
+        of_run = scope.handles.get(spec.name) if scope is not None else None
+        if of_run is not None:
+            handle = family.handle(of_run.owner, silent=True)
+        elif scope is None:
+            return self._engine.bound(spec, labels, silent=True)
+        else:
+            handle = family.handle(self._engine.handle(spec, labels, scope, {}).owner, silent=True)
+        scope.handles[key] = handle
+        return handle
+
+    def _feed(self, event: Event) -> None:
+        plan = self._plans.get(event.spec.name)
+        if plan is None:
+            return
+        for metric, how, labels, value in plan.changes(event):
+            if math.isfinite(value):
+                if how == "set":
+                    self._stopped.discard((metric.name, labels))
+                if metric.kind in ("histogram", "counter") and value < 0:
+                    self._engine.update(REFUSED, "sum", ("dropped",))
+                else:
+                    self._engine.update(metric, how, labels, value)
+            elif how == "set":
+                self._engine.update(metric, how, labels, value)
+                if (metric.name, labels) not in self._stopped:
+                    self._stopped.add((metric.name, labels))
+                    self.report(
+                        NONFINITE_EVENT,
+                        {},
+                        {"signal": labels[-1] or metric.name.rpartition(".")[2], "value": spelled(value)},
+                        event.scope,
+                        log=True,
+                        tell=True,
+                    )
+            else:
+                self._engine.update(REFUSED, "sum", ("dropped",))
+
+    def _after_the_fact(self, template: str, event: Event) -> Span | None:
+        duration = event.measurements.get("duration")
+        if not isinstance(duration, (int, float)) or not 0 <= duration < 1e19:
+            return None
+        return self._tracer.start_span(
+            _named(template, event), attributes=of_event(event, Refusals()), start_time=event.time_ns - int(duration)
+        )
+
+    def _failed(self, span: Span, event: Event) -> None:
+        error = event.error
+        reported = str(event.metadata.get("error", ""))
+        span.set_attribute(ERROR_TYPE, str(event.metadata.get("error_type") or "_OTHER"))
+        span.set_status(Status(StatusCode.ERROR, message(error) if error is not None else reported or None))
+        if error is not None and self._on_span:  # one record a span
+            span.add_event(EXCEPTION_EVENT, described(error), timestamp=event.time_ns)
+
+    def _log(self, event: Event) -> None:
+        if self._logs is None or not event.spec.logged:
+            return
+        refusals = Refusals()
+        attributes = of_event(event, refusals)
+        if event.error is not None and event.metadata.get("result") in _FAILED:
+            attributes.update(described(event.error))
+            if not self._on_log:
+                attributes.pop(EXCEPTION_STACKTRACE, None)
+        scope = event.scope
+        self._logs.emit(
+            timestamp=event.time_ns,
+            observed_timestamp=event.time_ns,
+            context=scope.context if scope is not None and event.spec.role != "point" else _context_of(scope),
+            severity_number=_SEVERITIES[event.severity],
+            severity_text=event.severity,
+            body=event.spec.brief,
+            attributes=attributes,
+            event_name=event.name,
+        )
+        self._count_refusals(refusals)
+
+    def _span_event(self, event: Event) -> None:
+        if self._span_events:
+            span = trace.get_current_span(_context_of(event.scope))
+            span.add_event(event.name, of_event(event, Refusals()), timestamp=event.time_ns)
+
+    def _count_refusals(self, refusals: Refusals) -> None:
+        for reason in ("converted", "dropped"):
+            size = getattr(refusals, reason)
+            if size:
+                self._engine.update(REFUSED, "sum", (reason,), size)
+
+
+def _context_of(scope: Scope | None) -> Any:
+    """Return the caller's context if it is inside the scope, the scope's own otherwise."""
+    if scope is None or current() is scope:
+        return None
+    inner = current()
+    while inner is not None:
+        if inner is scope:
+            return None
+        inner = inner.parent
+    return scope.context
+
+
+def _named(template: str, event: Event) -> str:
+    if "{" not in template:
+        return template
+    head, _, rest = template.partition("{")
+    value = label(event.value(rest.rstrip("}")))
+    return f"{head}{value}".strip()

@@ -1,0 +1,155 @@
+"""The seeds' names of our events, with their fields.
+
+Sources: the CrucibleKitchen telemetry guide (``crucible_kitchen.*``) and the CrucibleTelemetry README
+(``crucible_train.*``, ``crucible_framework.*``). The seeds define no failure event for some families; those that end
+in ``.exception`` here for ``crucible_train`` and ``crucible_framework`` are added so that a failure never leaves an
+open span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from crucible_otel.semconv.model import Alias
+
+_WORKFLOW = {"workflow": "workflow", "run_id": "run_id"}
+_STAGE = {"stage": "stage", "module": "module"}
+_STEP = {
+    "loss": "loss",
+    "lr": "learning_rate",
+    "grad_norm": "gradient_norm",
+    "step": "step",
+    "total_steps": "total_steps",
+}
+_EPOCH = {"epoch_loss": "loss", "epoch": "epoch", "total_epochs": "total_epochs"}
+_CHECKPOINT = {"size_bytes": "size_bytes", "checkpoint_name": "checkpoint_name", "path": "path"}
+_EVALUATION = {"metrics": "metrics", "split": "split", "step": "step"}
+_LOAD = {"size": "size", "duration": "duration", "name": "dataset"}
+_BATCH = {"batch_size": "batch_size", "batch_idx": "batch_idx"}
+_END = {"duration": "duration"}
+_FAILED = {"duration": "duration", "error": "error"}
+_PIPELINE = {"pipeline_id": "run_id"}
+_PIPELINE_STAGE = {"stage_name": "stage", "stage_index": "stage_index"}
+
+_MEASURED: Final = frozenset(
+    {
+        "duration", "loss", "lr", "grad_norm", "epoch_loss", "size_bytes", "metrics", "size", "batch_size",
+        "accuracy", "gradient_norm", "system_time",
+    }
+)  # fmt: skip
+
+
+def _alias(name: str, brief: str, targets: str, fields: Mapping[str, str], category: str = "") -> Alias:
+    return Alias(
+        name=name,
+        family=name.partition(".")[0],
+        targets=tuple(targets.split()),
+        fields=fields,
+        brief=brief,
+        measurements=tuple(key for key in fields if key in _MEASURED),
+        metadata=tuple(key for key in fields if key not in _MEASURED),
+        category=category,
+    )
+
+
+KITCHEN: Final = tuple(
+    _alias("crucible_kitchen." + name, brief, targets, fields)
+    for name, brief, targets, fields in (
+        ("workflow.run.start", "Workflow started", "crucible.workflow.start", _WORKFLOW),
+        ("workflow.run.stop", "Workflow completed", "crucible.workflow.stop", {**_END, **_WORKFLOW}),
+        ("workflow.run.exception", "Workflow failed", "crucible.workflow.exception", {**_FAILED, **_WORKFLOW}),
+        ("stage.run.start", "Stage started", "crucible.stage.start", _STAGE),
+        ("stage.run.stop", "Stage completed", "crucible.stage.stop", {**_END, **_STAGE, "success": "result"}),
+        ("stage.run.exception", "Stage failed", "crucible.stage.exception", {**_FAILED, **_STAGE}),
+        ("training.step", "Training step completed", "crucible.training.step", _STEP),
+        ("training.epoch", "Epoch completed", "crucible.training.epoch crucible.training.epoch.stop", _EPOCH),
+        (
+            "training.checkpoint",
+            "Checkpoint saved",
+            "crucible.training.checkpoint crucible.training.checkpoint.stop",
+            _CHECKPOINT,
+        ),
+        (
+            "training.eval",
+            "Evaluation completed",
+            "crucible.training.evaluation crucible.training.evaluation.stop",
+            _EVALUATION,
+        ),
+        ("dataset.load", "Dataset loaded", "crucible.dataset.load", _LOAD),
+        ("dataset.batch", "Batch processed", "crucible.dataset.batch", _BATCH),
+    )
+)
+
+_TRAIN_BATCH = {"loss": "loss", "gradient_norm": "gradient_norm", "epoch": "epoch", "batch": "batch"}
+_TRAIN_EPOCH = {"epoch": "epoch", "loss": "loss", "accuracy": "accuracy", "learning_rate": "learning_rate"}
+
+TRAIN: Final = tuple(
+    _alias("crucible_train." + name, brief, targets, fields, "training")
+    for name, brief, targets, fields in (
+        (
+            "training.start",
+            "Training job started",
+            "crucible.training.start",
+            {"model_name": "model", "config": "config"},
+        ),
+        ("training.stop", "Training job completed", "crucible.training.stop", {**_END, "final_loss": "final_loss"}),
+        ("training.exception", "Training job failed", "crucible.training.exception", _FAILED),
+        ("epoch.start", "Epoch started", "crucible.training.epoch.start", {"epoch": "epoch"}),
+        ("epoch.stop", "Epoch completed with metrics", "crucible.training.epoch.stop", {**_END, **_TRAIN_EPOCH}),
+        ("epoch.exception", "Epoch failed", "crucible.training.epoch.exception", {**_FAILED, "epoch": "epoch"}),
+        ("batch.stop", "Batch completed", "crucible.training.step", _TRAIN_BATCH),
+        (
+            "checkpoint.saved",
+            "Checkpoint saved",
+            "crucible.training.checkpoint crucible.training.checkpoint.stop",
+            {"epoch": "epoch", "checkpoint_path": "path"},
+        ),
+    )
+)
+
+FRAMEWORK: Final = tuple(
+    _alias("crucible_framework." + name, brief, targets, fields, "framework")
+    for name, brief, targets, fields in (
+        ("pipeline.start", "Pipeline started", "crucible.workflow.start", _PIPELINE),
+        ("pipeline.stop", "Pipeline completed", "crucible.workflow.stop", {**_END, **_PIPELINE}),
+        ("pipeline.exception", "Pipeline failed", "crucible.workflow.exception", {**_FAILED, **_PIPELINE}),
+        ("stage.start", "Stage started", "crucible.stage.start", _PIPELINE_STAGE),
+        ("stage.stop", "Stage completed", "crucible.stage.stop", {**_END, **_PIPELINE_STAGE}),
+        ("stage.exception", "Stage failed", "crucible.stage.exception", {**_FAILED, **_PIPELINE_STAGE}),
+    )
+)
+
+ALIASES: Final = (*KITCHEN, *TRAIN, *FRAMEWORK)
+
+SYNONYMS: Final[Mapping[str, str]] = {
+    "lr": "learning_rate",
+    "grad_norm": "gradient_norm",
+    "epoch_loss": "loss",
+    "checkpoint_path": "path",
+    "model_name": "model",
+    "stage_name": "stage",
+}
+"""Field names that are understood in every event of ours, besides the field's own name."""
+
+VALUES_IN: Final[Mapping[str, Mapping[object, str]]] = {
+    "result": {
+        True: "success",
+        False: "failure",
+        "ok": "success",
+        "error": "failure",
+        "success": "success",
+        "failure": "failure",
+        "timeout": "timeout",
+        "cancellation": "cancellation",
+        "cancelled": "cancellation",
+        "skip": "skip",
+    },
+}
+"""Seed values -> ours, by our field."""
+
+VALUES_OUT: Final[Mapping[str, Mapping[str, object]]] = {
+    "success": {"success": True, "skip": True, "failure": False, "timeout": False, "cancellation": False},
+    "result": {"success": "ok", "skip": "ok", "failure": "error", "timeout": "error", "cancellation": "error"},
+}
+"""Our values -> the seed's, by the seed's field."""

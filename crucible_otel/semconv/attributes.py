@@ -1,0 +1,88 @@
+"""The attributes that are not fields of an event: outcomes, and what stands on the resource."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from crucible_otel.semconv import names
+from crucible_otel.semconv.model import Attribute
+
+RESULT: Final = "crucible.result"
+RESULTS: Final = ("success", "failure", "timeout", "cancellation", "skip")
+
+ATTRIBUTES: Final = (
+    Attribute(
+        name=RESULT,
+        type="string",
+        brief="How an operation ended.",
+        values=RESULTS,
+        on=("span", "metric", "event"),
+    ),
+    Attribute(
+        name=names.ERROR_TYPE,
+        type="string",
+        brief="Type of the exception; present on failure only.",
+        on=("span", "metric", "event"),
+    ),
+    Attribute(
+        name="crucible.workflow.name", type="string", brief="Name of the workflow.", on=("span", "metric", "event")
+    ),
+    Attribute(name="crucible.stage.name", type="string", brief="Name of the stage.", on=("span", "metric", "event")),
+    Attribute(name="crucible.model.name", type="string", brief="Name of the model.", on=("span", "metric", "event")),
+    Attribute(
+        name="crucible.dataset.name", type="string", brief="Name of the dataset.", on=("span", "metric", "event")
+    ),
+    Attribute(
+        name="crucible.training.split",
+        type="string",
+        brief="Part of the data: train, validation, test or the caller's own.",
+        on=("span", "metric", "event"),
+    ),
+    Attribute(name="crucible.metric.name", type="string", brief="Name of a value of the user's.", on=("metric",)),
+    Attribute(
+        name="crucible.training.skip.reason",
+        type="string",
+        brief="Why a step was not made: nan, overflow, user or the caller's own.",
+        on=("metric", "event"),
+    ),
+    Attribute(
+        name="crucible.training.signal",
+        type="string",
+        brief="Which value of the training.",
+        on=("metric", "event"),
+    ),
+    Attribute(
+        name="crucible.io.direction", type="string", brief="Read or write.", values=("read", "write"), on=("metric",)
+    ),
+    Attribute(
+        name="crucible.sdk.signal",
+        type="string",
+        brief="Which signal.",
+        values=("traces", "metrics", "logs"),
+        on=("metric",),
+    ),
+    Attribute(name="crucible.sdk.drop.reason", type="string", brief="Why it was dropped.", on=("metric",)),
+    Attribute(name="crucible.sdk.handler.id", type="string", brief="Id of the handler.", on=("metric",)),
+    Attribute(
+        name="crucible.sdk.refusal.reason",
+        type="string",
+        brief="What happened to the value.",
+        values=("converted", "dropped"),
+        on=("metric",),
+    ),
+    Attribute(name="crucible.sdk.metric.name", type="string", brief="Name of the metric.", on=("metric",)),
+    Attribute(name="crucible.sdk.component", type="string", brief="Part of the SDK.", on=("metric",)),
+    Attribute(
+        name="crucible.incomplete",
+        type="boolean",
+        brief="True on a span that was still open when telemetry was shut down.",
+        on=("span", "event"),
+    ),
+    Attribute(name=names.RUN_ID, type="string", brief="Identity of the job this process belongs to.", on=("resource",)),
+    Attribute(name=names.RANK, type="int", brief="Rank of the process in the job.", on=("resource",)),
+    Attribute(name=names.LOCAL_RANK, type="int", brief="Rank of the process on its host.", on=("resource",)),
+    Attribute(name=names.NODE_RANK, type="int", brief="Rank of the host in the job.", on=("resource",)),
+    Attribute(name=names.WORLD_SIZE, type="int", brief="Processes in the job.", on=("resource",)),
+    Attribute(name=names.LOCAL_WORLD_SIZE, type="int", brief="Processes of the job on this host.", on=("resource",)),
+    Attribute(name=names.RESTART_COUNT, type="int", brief="Times the launcher restarted the job.", on=("resource",)),
+)

@@ -1,0 +1,73 @@
+"""The one constructor of an operation: its three events follow from what identifies it and what it yields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from crucible_otel.semconv.fields import CONTEXT, FAILURE, OUTCOME
+from crucible_otel.semconv.model import Event, Feed, Field, Operation, Severity
+
+
+def merged(*groups: Iterable[Field]) -> tuple[Field, ...]:
+    """Join groups of fields, the first of a name wins."""
+    return tuple({field.name: field for group in reversed(groups) for field in reversed(tuple(group))}.values())[::-1]
+
+
+def operation(
+    name: str,
+    span: str,
+    noun: str,
+    *,
+    identity: tuple[Field, ...],
+    yields: tuple[Field, ...] = (),
+    on_start: tuple[Feed, ...] = (),
+    on_end: tuple[Feed, ...] = (),
+    on_stop: tuple[Feed, ...] = (),
+    failure: Severity = "WARN",
+    kind: Literal["internal", "client", "server"] = "internal",
+) -> Operation:
+    """Build an operation.
+
+    Args:
+        name: Canonical prefix.
+        span: Span name template.
+        noun: What it is called in the briefs of its events.
+        identity: Fields known when it starts.
+        yields: Fields known when it ends.
+        on_start: Feeds of the start event.
+        on_end: Feeds of both ends.
+        on_stop: Feeds of an end without exception only.
+        failure: Severity of the exception event.
+        kind: Span kind.
+    """
+    return Operation(
+        name=name,
+        span=span,
+        kind=kind,
+        start=Event(
+            name=f"{name}.start",
+            brief=f"{noun} started.",
+            role="start",
+            operation=name,
+            fields=merged(identity, CONTEXT),
+            feeds=on_start,
+        ),
+        stop=Event(
+            name=f"{name}.stop",
+            brief=f"{noun} ended without exception.",
+            role="stop",
+            operation=name,
+            fields=merged(identity, yields, OUTCOME, CONTEXT),
+            feeds=(*on_end, *on_stop),
+        ),
+        exception=Event(
+            name=f"{name}.exception",
+            brief=f"{noun} ended by an exception.",
+            severity=failure,
+            role="exception",
+            operation=name,
+            fields=merged(identity, yields, FAILURE, CONTEXT),
+            feeds=on_end,
+        ),
+    )

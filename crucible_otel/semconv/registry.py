@@ -1,0 +1,47 @@
+"""All tables together, and how to look things up in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from crucible_otel.semconv import aliases, attributes, dataset, sdk, training, workflow
+from crucible_otel.semconv.model import Alias, Attribute, Event, Metric, Operation
+
+_FAMILIES = (workflow, training, dataset)
+
+OPERATIONS: Final[Mapping[str, Operation]] = {spec.name: spec for family in _FAMILIES for spec in family.OPERATIONS}
+EVENTS: Final[Mapping[str, Event]] = {
+    event.name: event
+    for family in _FAMILIES
+    for event in (
+        *(part for spec in family.OPERATIONS for part in (spec.start, spec.stop, spec.exception)),
+        *family.EVENTS,
+    )
+}
+HOT: Final = tuple(event for event in EVENTS.values() if event.hot)
+METRICS: Final[Mapping[str, Metric]] = {
+    metric.name: metric
+    for metric in (
+        *(feed.metric for event in EVENTS.values() for feed in event.feeds),
+        *training.METRICS_OF_ITS_OWN,
+        *sdk.METRICS,
+    )
+}
+ALIASES: Final[Mapping[str, Alias]] = {alias.name: alias for alias in aliases.ALIASES}
+
+
+def _fields_as_attributes() -> dict[str, Attribute]:
+    found: dict[str, Attribute] = {}
+    for event in EVENTS.values():
+        for field in event.fields:
+            if field.attribute:
+                kind = "string" if field.type == "map" else field.type
+                found.setdefault(field.attribute, Attribute(name=field.attribute, type=kind, brief=field.brief))
+    return found
+
+
+ATTRIBUTES: Final[Mapping[str, Attribute]] = {
+    **_fields_as_attributes(),
+    **{attribute.name: attribute for attribute in attributes.ATTRIBUTES},
+}
