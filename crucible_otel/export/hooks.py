@@ -14,6 +14,7 @@ from typing import Any
 
 from crucible_otel.export.fork import in_child
 from crucible_otel.export.leave import CHILD_TIMEOUT_S, Departure
+from crucible_otel.export.wakeup import Wakeup
 
 try:
     import ctypes
@@ -36,6 +37,7 @@ class ExitHooks:
         self._previous: Any = None
         self._handler: Callable[[int, FrameType | None], object] | None = None
         self._dying = False
+        self._wakeup = Wakeup(self._on_wakeup)
         in_child(self._after_fork)
 
     def _after_fork(self) -> None:
@@ -53,12 +55,14 @@ class ExitHooks:
             if previous is signal.SIG_DFL or callable(previous):
                 self._previous, self._handler = previous, self._on_sigterm
                 signal.signal(signal.SIGTERM, self._handler)
+                self._wakeup.install()
 
     def remove(self) -> None:
         """Unhook, as far as the calling thread may."""
         atexit.unregister(self._at_exit)
         if self._handler is None or threading.current_thread() is not threading.main_thread():
             return
+        self._wakeup.remove()
         if signal.getsignal(signal.SIGTERM) == self._handler:
             signal.signal(signal.SIGTERM, self._previous)
         self._handler = None
@@ -86,6 +90,16 @@ class ExitHooks:
         elif self._departure.closed:
             _default_and_again(signum)
         return None
+
+    def _on_wakeup(self, signum: int) -> None:
+        """Do the same on the wakeup thread, for a main thread that cannot; both doing it is as good as one."""
+        if signum != signal.SIGTERM or signal.getsignal(signum) != self._handler:
+            return
+        if callable(self._previous):
+            self._departure.in_background(self._flush)
+        else:
+            self._dying = True
+            self._leave_and_die()
 
     def _flush(self) -> None:
         self._departure.flush(self._departure.exit_timeout_s)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# Imported for its fork hook, which must be registered before those of any SDK provider: it releases a lock that
+# MeterProvider._handle_fork takes in the child, by detecting resources in a thread pool. The other way round the child
+# hangs in os.fork().
+import concurrent.futures.thread  # noqa: F401
 from collections.abc import Iterable, Sequence
 
 from opentelemetry.metrics import CallbackOptions, Observation

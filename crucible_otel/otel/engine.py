@@ -41,7 +41,7 @@ class Engine:
         limit: Most attribute sets a metric has before the rest shares its overflow series.
         interval_s: Least time between two log events of one handle.
         exemplars: ``trace_based``, ``always_on`` or ``always_off``.
-        report: ``report(spec, measurements, metadata, scope, *, log, tell, severity=None)`` emits the event of a record.
+        report: ``report(spec, measurements, metadata, scope, *, log, tell, severity=None)`` emits a record's event.
         listened: Whether a handler subscribes to an event's name.
     """
 

@@ -94,10 +94,7 @@ class TelemetryProjection:
     def closed(self, event: Event, scope: Scope | None) -> None:
         """End the span of a scope; an end without a start gives a span if it says how long it took."""
         self._feed(event)
-        if scope is None:
-            span = self._after_the_fact(OPERATIONS[event.spec.operation].span, event)
-        else:
-            span = scope.span
+        span = scope.span if scope is not None else self._orphan(event)
         self._log(event)
         if span is None:
             return
@@ -233,6 +230,9 @@ class TelemetryProjection:
                     )
             else:
                 self._engine.update(REFUSED, "sum", ("dropped",))
+
+    def _orphan(self, event: Event) -> Span | None:
+        return self._after_the_fact(OPERATIONS[event.spec.operation].span, event)
 
     def _after_the_fact(self, template: str, event: Event) -> Span | None:
         duration = event.measurements.get("duration")

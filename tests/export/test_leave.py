@@ -80,6 +80,19 @@ p.logger.emit(event_name="e")
 """
 
 
+# A semaphore that interruption by a signal does not end: sem_wait is called again by C code, never by Python.
+IN_C = (
+    WORK
+    + """
+import ctypes
+from multiprocessing import Semaphore
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # of this thread: nothing wakes it, another is told
+Semaphore(0).acquire()
+"""
+)
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_everything_arrives_however_the_program_ends(ending: str) -> None:
     """Spans and log records that wait in the queues are delivered; the program's own status stays."""
@@ -211,6 +224,16 @@ def test_sigterm_from_outside_ends_a_busy_program_by_the_signal() -> None:
             process.send_signal(signal.SIGTERM)
         assert -signal.SIGTERM == process.wait(WAIT_S)
     assert (["a"], ["e"]) == (received.names(), received.logs)
+
+
+def test_sigterm_is_served_while_the_main_thread_is_in_c_code() -> None:
+    """A main thread that never comes back to Python, as in a collective that hangs, delays neither data nor death."""
+    with http_server() as received:
+        code, _, _ = run(
+            IN_C,
+            received.endpoint,
+        )
+    assert (-signal.SIGTERM, ["a"], ["e"]) == (code, received.names(), received.logs)
 
 
 def test_the_users_sigterm_handler_is_called_at_once_and_telemetry_goes_on() -> None:

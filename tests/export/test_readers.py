@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -320,6 +322,30 @@ def test_an_observable_of_the_user_is_asked_once_a_collection() -> None:
 
     assert [1] == calls
     assert 1 == source.snapshots
+
+
+LATE_POOL = """
+import os
+from opentelemetry.sdk.resources import Resource
+from crucible_otel.export.own import OwnMetrics
+from tests.export.fake_source import SPECS, FakeSource
+own = OwnMetrics(FakeSource(), SPECS, [], resource=Resource({}))
+Resource.create({})
+child = os.fork()
+if child == 0:
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_does_not_hang_in_the_sdks_resource_detection() -> None:
+    """It uses a thread pool, whose module must have registered its own fork hook earlier than the provider."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LATE_POOL], capture_output=True, timeout=60, check=True, text=True
+    )
+
+    assert "7\n" == done.stdout
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
