@@ -100,6 +100,11 @@ class Family:
         """Return whether a gauge of a record is not finite."""
         return suspicious(columns, self.gauges)
 
+    def refused(self, size: int) -> None:
+        """Count values that are no numbers."""
+        metric, how, labels, _ = self._engine.refusal
+        self._engine.update(metric, how, labels, size)
+
     def further(self, owner: Owner, values: Any) -> None:
         """Record a map of further values."""
         items = values.items() if hasattr(values, "items") else ()

@@ -175,6 +175,9 @@ class Handle:
     def _slow(self, at: float, *values: Any) -> None:
         family, owner = self._family, self.owner
         columns = tuple(settled(value) if index in family.gauges else value for index, value in enumerate(values[:-1]))
+        refused = sum(values[index] is not None and columns[index] is None for index in family.gauges)
+        if refused:
+            family.refused(refused)
         record = (owner, *columns)
         family.buffer.extend(record)
         tell = not self._silent and family.told()
