@@ -14,6 +14,7 @@ from opentelemetry.sdk.resources import Resource
 
 from crucible_otel.config.settings import Settings
 from crucible_otel.errors import ConfigurationError
+from crucible_otel.export.declarative import configure_from_file
 from crucible_otel.export.delivery import MetricDelivery
 from crucible_otel.export.hooks import ExitHooks
 from crucible_otel.export.joined import JoinedMetrics, join
@@ -47,6 +48,7 @@ class Pipeline:
 
     Raises:
         ConfigurationError: A setting that cannot be used; nothing of it stays behind.
+        MissingExtraError: ``OTEL_CONFIG_FILE`` is set and the SDK's declarative configuration is not installed.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Pipeline:
         before_leaving: Callable[[str], object],
         flush_handlers: Callable[[float], object],
     ) -> None:
+        configure_from_file(environ)
         self.settings, self.ledger = settings, Ledger()
         self.resource: Resource = build_resource(settings, environ)
         self._source, self._specs, self._on_fault = source, tuple(specs), on_fault
