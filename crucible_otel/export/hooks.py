@@ -37,11 +37,13 @@ class ExitHooks:
         self._previous: Any = None
         self._handler: Callable[[int, FrameType | None], object] | None = None
         self._dying = False
-        self._wakeup = Wakeup(self._on_wakeup)
+        self._death = threading.Lock()
+        self._wakeup = Wakeup(signal.SIGTERM, self._on_wakeup)
         in_child(self._after_fork)
 
     def _after_fork(self) -> None:
         self._dying = False
+        self._death = threading.Lock()
 
     def install(self) -> None:
         """Hook in. SIGTERM is left alone off the main thread, where it is ignored, and where C code handles it."""
@@ -91,9 +93,9 @@ class ExitHooks:
             _default_and_again(signum)
         return None
 
-    def _on_wakeup(self, signum: int) -> None:
+    def _on_wakeup(self) -> None:
         """Do the same on the wakeup thread, for a main thread that cannot; both doing it is as good as one."""
-        if signum != signal.SIGTERM or signal.getsignal(signum) != self._handler:
+        if signal.getsignal(signal.SIGTERM) != self._handler:
             return
         if callable(self._previous):
             self._departure.in_background(self._flush)
@@ -105,6 +107,8 @@ class ExitHooks:
         self._departure.flush(self._departure.exit_timeout_s)
 
     def _leave_and_die(self) -> None:
+        if not self._death.acquire(blocking=False):
+            return  # the other of the two threads is at it, and would be killed before its last word
         try:
             self._departure.shutdown(reason="sigterm")
         finally:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, MetricReader
+from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import Resource
 
 from crucible_otel.config.settings import Settings
@@ -126,7 +127,7 @@ class Pipeline:
             self._specs,
             readers,
             resource=self.resource,
-            views=settings.views,
+            views=cast(Sequence[View], settings.views),
             on_fault=self._on_fault,
             provider_class=_OwnMeterProvider,
         )

@@ -21,84 +21,84 @@ _END = b"\0"
 
 
 class Wakeup:
-    """A thread that is told of every signal that has a Python handler.
+    """A thread that is told of a signal, and a shield for the signal around forks.
 
     Args:
-        heard: Called on that thread with the number of each signal.
+        number: The signal, which has a Python handler.
+        heard: Called on the thread when it comes.
     """
 
-    def __init__(self, heard: Callable[[int], object]) -> None:
-        self._heard = heard
-        self._active = False
-        self._forking = 0
+    def __init__(self, number: int, heard: Callable[[], object]) -> None:
+        self._number, self._heard = number, heard
+        self._installed = False
+        self._fd = -1
+        self._masks = threading.local()
 
-    def install(self) -> bool:
-        """Take the process's wakeup descriptor, to be done on the main thread.
+    def install(self) -> None:
+        """Take the process's wakeup descriptor, unless somebody has it, such as an event loop: then it stays theirs.
 
-        Returns:
-            False where somebody else, such as an event loop, has it; then it stays theirs.
+        To be done on the main thread.
         """
         if os.name != "posix":
-            return False
-        self._read_fd, self._fd = _pipe()
-        previous = signal.set_wakeup_fd(self._fd, warn_on_full_buffer=False)
+            return
+        self._installed = True
+        _around_forks(self)
+        read_fd, write_fd = _pipe()
+        previous = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         if previous != -1:
             signal.set_wakeup_fd(previous)
-            os.close(self._read_fd)
-            os.close(self._fd)
-            return False
-        self._write_fd, self._null_fd = os.dup(self._fd), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        self._active = True
-        self._listen()
-        _around_forks(self)
-        return True
+            os.close(read_fd)
+            os.close(write_fd)
+            return
+        self._fd = write_fd
+        self._listen(read_fd)
 
     def remove(self) -> None:
         """Give the descriptor back; does nothing off the main thread, which alone may do so."""
-        if not self._active or threading.current_thread() is not threading.main_thread():
+        if not self._installed or threading.current_thread() is not threading.main_thread():
             return
-        self._active = False
+        self._installed = False
+        if self._fd == -1:
+            return
         present = signal.set_wakeup_fd(-1)
         if present not in (-1, self._fd):
             signal.set_wakeup_fd(present)
-        os.write(self._write_fd, _END)
-        for fd in (self._fd, self._write_fd, self._null_fd):
-            os.close(fd)
+        with suppress(OSError):
+            os.write(self._fd, _END)
+            os.close(self._fd)
+        self._fd = -1
 
-    def _listen(self) -> None:
-        threading.Thread(
-            target=_listen, args=(self._read_fd, self._heard), name="crucible-otel-wakeup", daemon=True
-        ).start()
+    def _listen(self, read_fd: int) -> None:
+        arguments = (read_fd, self._number, self._heard)
+        threading.Thread(target=_listen, args=arguments, name="crucible-otel-wakeup", daemon=True).start()
+        self._read_fd = read_fd
 
-    # The number of the descriptor never changes, since only the main thread could change it; what it refers to does.
-    # A child that gets a signal before it runs any Python must not wake its parent's thread.
+    # A child forgets what signals came before it runs its first Python, and would write their bytes into its parent's
+    # pipe. multiprocessing's Pool sends SIGTERM that early, waits for the child, and would wait for ever. So the child
+    # starts with the signal blocked, and gets it when it is ready.
 
     def before_fork(self) -> None:
-        """Let signals go nowhere: in the child until it has a pipe of its own, in the parent for the moment."""
-        if self._active:
-            self._forking += 1
-            with suppress(OSError):
-                os.dup2(self._null_fd, self._fd, inheritable=False)
+        """Block the signal in the thread that forks, and so in the child."""
+        if self._installed:
+            self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {self._number})
 
     def after_in_parent(self) -> None:
-        """Hear again."""
-        if self._active:
-            self._forking = max(0, self._forking - 1)
-            if not self._forking:
-                with suppress(OSError):
-                    os.dup2(self._write_fd, self._fd, inheritable=False)
+        """Let it through again."""
+        before = self._masks.__dict__.pop("before", None)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def after_in_child(self) -> None:
-        """Make a pipe and a thread for the child."""
-        if not self._active:
-            return
-        self._forking = 0
-        with suppress(OSError):
-            os.close(self._read_fd)
-            os.close(self._write_fd)
-            self._read_fd, self._write_fd = _pipe()
-            os.dup2(self._write_fd, self._fd, inheritable=False)
-            self._listen()
+        """Make a pipe and a thread for the child; then let the signal through."""
+        if self._installed and self._fd != -1:
+            with suppress(OSError):
+                os.close(self._read_fd)
+                read_fd, write_fd = _pipe()
+                # The number stays: only the main thread may tell Python another.
+                os.dup2(write_fd, self._fd, inheritable=False)
+                os.close(write_fd)
+                self._listen(read_fd)
+        self.after_in_parent()
 
 
 def _pipe() -> tuple[int, int]:
@@ -107,11 +107,11 @@ def _pipe() -> tuple[int, int]:
     return read_fd, write_fd
 
 
-def _listen(read_fd: int, heard: Callable[[int], object]) -> None:
+def _listen(read_fd: int, number: int, heard: Callable[[], object]) -> None:
     with suppress(OSError):
         while (numbers := os.read(read_fd, 512)) and _END not in numbers:
-            for number in set(numbers):
-                heard(number)
+            if number in numbers:
+                heard()
         os.close(read_fd)
 
 

@@ -185,24 +185,18 @@ class TelemetryProjection:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _raw_handle(self, spec: EventSpec, metadata: Mapping[str, Any]) -> Handle:
-        scope = innermost(TRAINING.name)
-        key = "raw " + spec.name
-        if scope is not None and key in scope.handles:
-            found: Handle = scope.handles[key]
-            return found
-        family = self._engine.families[spec.name]
+        family, scope = self._engine.families[spec.name], innermost(TRAINING.name)
         inherited = scope.inherited if scope is not None else {}
         names = {field.attribute: field.name for field in spec.fields if field.attribute}
         labels = tuple(label(metadata.get(names[name]) or inherited.get(names[name])) for name in family.attributes)
-        of_run = scope.handles.get(spec.name) if scope is not None else None
-        if of_run is not None:
-            handle = family.handle(of_run.owner, silent=True)
-        elif scope is None:
+        if scope is None:
             return self._engine.bound(spec, labels, silent=True)
-        else:
-            handle = family.handle(self._engine.handle(spec, labels, scope, {}).owner, silent=True)
-        scope.handles[key] = handle
-        return handle
+        key = "raw " + spec.name
+        found: Handle | None = scope.handles.get(key)
+        if found is None:
+            of_run: Handle = scope.handles.get(spec.name) or self._engine.handle(spec, labels, scope, {})
+            found = scope.handles[key] = family.handle(of_run.owner, silent=True)
+        return found
 
     def _feed(self, event: Event) -> None:
         plan = self._plans.get(event.spec.name)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from crucible_otel.semconv.aliases import SYNONYMS, VALUES_IN, VALUES_OUT
@@ -17,95 +16,98 @@ _HEAD: Final = """\
 <!-- Generated from crucible_otel/semconv; do not edit. -->
 # Semantic conventions
 
-Everything that is emitted, and nothing else: spans, events, metrics and their attributes. OpenTelemetry's own names
-are used where they fit, `crucible.*` otherwise. Durations are seconds and sizes bytes in metrics; events carry
-durations as integer nanoseconds.
+Everything that is emitted: spans, events, metrics and their attributes. OpenTelemetry's own names are used where their
+definition fits, `crucible.*` otherwise. Metrics are in seconds and bytes; events carry durations as integer
+nanoseconds.
 
-- [Operations and spans](#operations-and-spans)
-- [Events](#events)
-- [Metrics](#metrics)
-- [Attributes](#attributes)
-- [Resource attributes](#resource-attributes)
-- [Aliases](#aliases)
+1. [Operations and spans](#operations-and-spans)
+2. [Events](#events)
+3. [Metrics](#metrics)
+4. [Attributes](#attributes)
+5. [Resource attributes](#resource-attributes)
+6. [Aliases](#aliases)
 
 """
 _OPERATIONS: Final = """\
 ## Operations and spans
 
-An operation is a span, kind `internal` unless said otherwise, and an event at each end: `.start`, then exactly one of
-`.stop` and `.exception`. Its outcome is the attribute `crucible.result`; an exception ends the span with status
-`ERROR`, a cancellation leaves the status unset. Words in braces are fields. *At* says which of the events carry a
-field; a measurement is a number and stands in the event's `measurements`, everything else in its `metadata`. Fields
-marked ° are filled in from what encloses the event when it does not carry them.
+An operation is a span and an event at each end: `.start`, and then exactly one of `.stop` and `.exception`. How it
+ended is its `crucible.result`. A failure gives the span the status `ERROR`, a cancellation leaves it unset. Words in
+braces are fields.
+
+Measurements are numbers and stand in an event's `measurements`, everything else in its `metadata`. *At* says which of
+the three events carry a field; one marked ° is filled in from what encloses the event. The attribute is what the
+field is called on the span and on log records.
 
 """
 _EVENTS: Final = """\
 ## Events
 
-Events that are no end of an operation. Each becomes a log record with this `event_name` in the trace that it happened
-in, unless said otherwise.
+Those that are not an end of an operation. Each becomes a log record with this name as its `event_name`, in the trace
+that it happened in.
 
 """
 _METRICS: Final = """\
 ## Metrics
 
-In Prometheus a histogram has `_sum` and `_count` besides `_bucket`; labels are the attributes with `_` for every dot,
-and `otel_metric_overflow` marks the series that takes what is beyond the cardinality limit.
+The Prometheus name is the one to query; a histogram has `_sum` and `_count` besides `_bucket`. Labels are the
+attributes with `_` for each dot. The series with the label `otel_metric_overflow` holds what is beyond the cardinality
+limit.
 
 """
+_BUCKETS: Final = "### Buckets\n\nUpper bounds, inclusive; the last bucket is open.\n\n"
 _ATTRIBUTES: Final = """\
 ## Attributes
 
-Where an attribute may stand: S on spans, E on events (log records), M on metrics. The attribute sets of metrics are
-closed: [Metrics](#metrics) lists them.
+Where each may stand: on spans, events (log records) or metrics. No metric has others than those listed with it.
 
 """
 _RESOURCE: Final = """\
 ## Resource attributes
 
-What says which process it was, on everything it sends; OpenTelemetry's own (`service.name`, `service.instance.id`,
-`process.pid`, `host.name` ...) besides. In Prometheus they are the labels of `target_info`.
+What tells processes apart, on everything they send, besides OpenTelemetry's own (`service.name`,
+`service.instance.id` ...). In Prometheus they are the labels of `target_info`.
 
 """
 _ALIASES: Final = """\
 ## Aliases
 
-Names from before these conventions. Each may be executed, dotted or as a tuple, and subscribed to: what is executed
-under an alias becomes the first event named, who subscribes to it gets all of them with the fields of the alias.
-Fields that are not listed keep their names.
+Names that these events have elsewhere; dotted and as a tuple they are accepted by `execute` and can be subscribed to.
+What is executed under an alias becomes the first event named beside it. Who subscribes to an alias gets all of them,
+with the alias's fields. A field without an arrow keeps its name.
 
 """
 _FEEDS: Final[Mapping[How, str]] = {
-    "count": "one more",
-    "sum": "`{field}` more",
+    "count": "+ 1",
+    "sum": "+ `{field}`",
     "record": "records `{field}`",
-    "set": "is `{field}`",
-    "on": "is 1",
-    "off": "ends",
-    "up": "one more",
-    "down": "one less",
-    "rewind": "one more when `{field}` goes down",
+    "set": "= `{field}`",
+    "on": "= 1",
+    "off": "its series ends",
+    "up": "+ 1",
+    "down": "- 1",
+    "rewind": "+ 1 when `{field}` goes down",
 }
-_NUMBER: Final = "number"
+_SECTIONS: Final = ("span", "event", "metric")
 
 
 def render() -> str:
     """Return the reference as Markdown."""
-    points = [event for event in EVENTS.values() if event.role == "point"]
+    families = dict.fromkeys(alias.family for alias in ALIASES.values())
     sections = (
         (_OPERATIONS, map(_operation, OPERATIONS.values())),
-        (_EVENTS, map(_point, points)),
-        (_METRICS, (_metrics(), _buckets())),
-        (_ATTRIBUTES, (_table(("Attribute", "Type", "On", "Values", "Meaning"), _attribute_rows()),)),
-        (_RESOURCE, (_table(("Attribute", "Type", "Label", "Meaning"), _resource_rows()),)),
-        (_ALIASES, (*map(_aliases, _families()), _values())),
+        (_EVENTS, (_point(event) for event in EVENTS.values() if event.role == "point")),
+        (_METRICS, (_metrics(), _BUCKETS + _buckets())),
+        (_ATTRIBUTES, (_attributes(),)),
+        (_RESOURCE, (_resource(),)),
+        (_ALIASES, (*map(_aliases, families), _synonyms(), _values())),
     )
     return _HEAD + "\n".join(head + "\n".join(blocks) for head, blocks in sections)
 
 
 def render_prometheus() -> str:
-    """Return every metric as Prometheus has it: sample name, type and labels, in columns."""
-    rows = [("# OpenTelemetry", "Prometheus", "type", "labels")]
+    """Return every metric as Prometheus has it, in columns: our name, its samples, type and labels."""
+    rows = [("# metric", "sample", "type", "labels")]
     for metric in METRICS.values():
         labels = ",".join(map(label_name, metric.attributes)) or "-"
         rows += [(metric.name, name, TYPES[metric.kind], labels) for name in sample_names(metric)]
@@ -114,63 +116,193 @@ def render_prometheus() -> str:
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
+def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [columns, tuple("---" for _ in columns), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def _code(values: Iterable[object], between: str = ", ") -> str:
+    return between.join(f"`{value}`" for value in values)
+
+
+# -- operations and events -------------------------------------------------------------------------------------------
+
+
 def _operation(operation: Operation) -> str:
     ends = {"start": operation.start, "stop": operation.stop, "exception": operation.exception}
-    fields = {field.name: field for event in ends.values() for field in event.fields}
-    rows = []
-    for name, field in fields.items():
-        at = [role for role, event in ends.items() if field in event.fields]
-        rows.append((*_field(field), "all" if len(at) == len(ends) else ", ".join(at), _meaning(field)))
-    names = ", ".join(f"`.{role}` ({event.severity})" for role, event in ends.items())
-    kind = "" if operation.kind == "internal" else f", kind `{operation.kind}`"
+    at: dict[Field, list[str]] = {}
+    fed: dict[tuple[str, str], list[str]] = {}
+    for role, event in ends.items():
+        for field in event.fields:
+            at.setdefault(field, []).append(role)
+        for feed in event.feeds:
+            fed.setdefault(_feed(feed), []).append(role)
+    every = len(ends)
+    rows = [
+        (*_field(field), "all" if len(at[field]) == every else ", ".join(at[field]), field.brief)
+        for field in _ordered(at)
+    ]
+    severities = ", ".join(f"`.{role}` {event.severity}" for role, event in ends.items())
+    kind = "" if operation.kind == "internal" else f" (kind {operation.kind})"
     parts = [
-        f"### {operation.name}\n\nSpan `{operation.span}`{kind}. Events {names}.\n",
-        _table(("Field", "Attribute", "Type", "At", "Meaning"), rows),
+        f"### {operation.name}\n\nSpan `{operation.span}`{kind}. Severity of its events: {severities}.\n",
+        _table(("Field", "In", "Type", "Attribute", "At", "Meaning"), rows),
     ]
-    fed = [(f"`.{role}`", *_feed(feed)) for role, event in ends.items() for feed in event.feeds]
-    merged = [
-        (", ".join(row[0] for row in same), *what)
-        for what, same in groupby(sorted(fed, key=lambda row: row[1:]), key=lambda row: row[1:])
-    ]
-    order = [row[1:] for row in fed]
-    merged.sort(key=lambda row: order.index(row[1:]))
-    return "\n".join([*parts, *([_table(("At", "Metric", "What happens to it"), merged)] if merged else [])])
+    if fed:
+        parts.append(
+            _table(("Metric", "At", "What happens to it"), [(m, ", ".join(roles), w) for (m, w), roles in fed.items()])
+        )
+    return "\n".join(parts)
 
 
 def _point(event: Event) -> str:
     notes = [event.brief, f"Severity {event.severity}."]
     if event.hot:
-        notes.append("High-frequency: it costs the loop next to nothing and reaches handlers one by one.")
+        notes.append("A hot event: handlers and metrics get every one of them.")
     if not event.logged:
-        notes.append("No log record is made of it.")
+        notes.append("It becomes no log record.")
     elif event.hot:
-        notes.append("Of its log records at most one a second leaves, plus the first and the last of an epoch.")
+        notes.append("Log records of it are limited to one a second by default, and the first and last of an epoch.")
     if event.span:
         notes.append(f"With a `duration` it becomes the span `{event.span}` too.")
-    rows = [(*_field(field), _meaning(field)) for field in event.fields]
-    parts = [f"### {event.name}\n\n{' '.join(notes)}\n", _table(("Field", "Attribute", "Type", "Meaning"), rows)]
-    fed = [_feed(feed) for feed in event.feeds]
-    return "\n".join([*parts, *([_table(("Metric", "What happens to it"), fed)] if fed else [])])
+    parts = [
+        f"### {event.name}\n\n{' '.join(notes)}\n",
+        _table(
+            ("Field", "In", "Type", "Attribute", "Meaning"),
+            [(*_field(field), field.brief) for field in _ordered(event.fields)],
+        ),
+    ]
+    if event.feeds:
+        parts.append(_table(("Metric", "What happens to it"), map(_feed, event.feeds)))
+    return "\n".join(parts)
 
 
-def _field(field: Field) -> tuple[str, str, str]:
-    kind: str = _NUMBERS.get(field.type, field.type) if field.measurement else field.type
-    unit = f", `{field.unit}`" if field.unit else ""
+def _ordered(fields: Iterable[Field]) -> list[Field]:
+    """Measurements first, what is filled in last."""
+    return sorted(fields, key=lambda field: (not field.measurement, field.context))
+
+
+def _field(field: Field) -> tuple[str, str, str, str]:
     return (
         f"`{field.name}`{' °' if field.context else ''}",
+        "measurements" if field.measurement else "metadata",
+        f"{field.type}{f', `{field.unit}`' if field.unit else ''}",
         f"`{field.attribute}`" if field.attribute else "",
-        f"{kind}{unit}{' (measurement)' if field.measurement else ''}",
     )
-
-
-def _meaning(field: Field) -> str:
-    return field.brief
 
 
 def _feed(feed: Feed) -> tuple[str, str]:
     what = _FEEDS[feed.how].format(field=feed.field)
     if feed.each:
-        what += f", a series for each key, which is `{feed.each}`"
+        what += f", a series for each name in it (`{feed.each}`)"
     if feed.constants:
-        what += ", with " + ", ".join(f"`{name}` = {value}" for name, value in feed.constants.items())
+        what += " with " + ", ".join(f"`{name}` {value}" for name, value in feed.constants.items())
     return f"`{feed.metric.name}`", what
+
+
+# -- metrics and attributes ------------------------------------------------------------------------------------------
+
+
+def _metrics() -> str:
+    return _table(
+        ("Metric", "Kind", "Unit", "Attributes", "Prometheus name", "Meaning"),
+        [
+            (
+                f"`{metric.name}`",
+                metric.kind,
+                f"`{metric.unit}`" if metric.unit else "",
+                _code(metric.attributes),
+                f"`{sample_names(metric)[0]}`",
+                metric.brief,
+            )
+            for metric in METRICS.values()
+        ],
+    )
+
+
+def _buckets() -> str:
+    found: dict[tuple[float, ...], list[Metric]] = {}
+    for metric in METRICS.values():
+        if metric.buckets:
+            found.setdefault(metric.buckets, []).append(metric)
+    return _table(
+        ("Bounds", "Metrics"),
+        [
+            (" ".join(f"{bound:.15g}" for bound in bounds), _code(m.name for m in same))
+            for bounds, same in found.items()
+        ],
+    )
+
+
+def _attributes() -> str:
+    return _table(
+        ("Attribute", "Type", "On", "Values", "Meaning"),
+        [
+            (
+                f"`{each.name}`",
+                each.type,
+                ", ".join(on for on in _SECTIONS if on in each.on),
+                _code(each.values),
+                each.brief,
+            )
+            for each in _sorted(ATTRIBUTES.values())
+            if set(each.on) & set(_SECTIONS)
+        ],
+    )
+
+
+def _resource() -> str:
+    return _table(
+        ("Attribute", "Type", "Prometheus label", "Meaning"),
+        [
+            (f"`{each.name}`", each.type, f"`{label_name(each.name)}`", each.brief)
+            for each in _sorted(ATTRIBUTES.values())
+            if "resource" in each.on
+        ],
+    )
+
+
+def _sorted(attributes: Iterable[Attribute]) -> list[Attribute]:
+    return sorted(attributes, key=lambda each: each.name)
+
+
+# -- aliases ---------------------------------------------------------------------------------------------------------
+
+
+def _aliases(family: str) -> str:
+    rows = [
+        (
+            f"`{alias.name}`",
+            _code(alias.targets),
+            _renamed(alias, alias.measurements),
+            _renamed(alias, alias.metadata),
+            alias.brief,
+        )
+        for alias in ALIASES.values()
+        if alias.family == family
+    ]
+    return f"### {family}\n\n" + _table(("Alias", "Stands for", "Measurements", "Metadata", "Meaning"), rows)
+
+
+def _renamed(alias: Alias, names: Iterable[str]) -> str:
+    return ", ".join(
+        f"`{name}`" if alias.fields[name] == name else f"`{name}` → `{alias.fields[name]}`" for name in names
+    )
+
+
+def _synonyms() -> str:
+    head = "### Field names\n\nUnderstood in every event, besides the field's own name.\n\n"
+    return head + _table(("Given", "Field"), [(f"`{given}`", f"`{field}`") for given, field in SYNONYMS.items()])
+
+
+def _values() -> str:
+    rows = []
+    for field, values in VALUES_IN.items():
+        for value in dict.fromkeys(values.values()):
+            given = [f"{key}" for key, ours in values.items() if ours == value and key != value]
+            out = [f"{name}` = `{table[value]}" for name, table in VALUES_OUT.items()]
+            rows.append((f"`{field}`", f"`{value}`", _code(given), _code(out)))
+    head = (
+        "### Values\n\nWhat is understood besides our values, and what subscribers of an alias get in their place.\n\n"
+    )
+    return head + _table(("Field", "Value", "Also understood", "Under an alias"), rows)

@@ -369,6 +369,10 @@ FORKS = {
         "with multiprocessing.get_context('fork').Pool(2) as pool:\n    pool.map(child, ['child'] * 6)",
         6,
     ),
+    "Pool, terminated before its children have run": (
+        "for _ in range(5):\n    with multiprocessing.get_context('fork').Pool(2): pass",
+        0,
+    ),
     "ProcessPoolExecutor": (
         "from concurrent.futures import ProcessPoolExecutor\n"
         "with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context('fork')) as pool:\n"

@@ -63,7 +63,12 @@ def test_cumulative_points_are_the_snapshot_itself() -> None:
 
     data = by_name(builder.build(source.snapshot()))
 
-    counter, active, duration, loss = data["test.steps"], data["test.active"], data["test.step.duration"], data["test.loss"]
+    counter, active, duration, loss = (
+        data["test.steps"],
+        data["test.active"],
+        data["test.step.duration"],
+        data["test.loss"],
+    )
     assert (Sum, True, CUMULATIVE) == (type(counter), counter.is_monotonic, counter.aggregation_temporality)
     assert (Sum, False) == (type(active), active.is_monotonic)
     assert (Histogram, CUMULATIVE) == (type(duration), duration.aggregation_temporality)

@@ -27,8 +27,10 @@ from crucible_otel.export.own import OwnMetrics
 from crucible_otel.export.prometheus import PrometheusReader
 from crucible_otel.export.readers import MemoryMetricReader
 from crucible_otel.otel.snapshot import Exemplar
+from crucible_otel.semconv import registry
 from crucible_otel.semconv.model import Metric
 from crucible_otel.semconv.names import OVERFLOW
+from crucible_otel.semconv.prometheus import sample_names
 from tests.export.collected import values_of
 from tests.export.fake_source import ACTIVE, DURATION, LOSS, SPECS, START, STEPS, UTILIZATION, FakeSource
 
@@ -236,7 +238,7 @@ def test_an_exponential_histogram_becomes_powers_of_two() -> None:
 
 
 def test_metrics_of_one_prometheus_name_share_a_family(caplog: pytest.LogCaptureFixture) -> None:
-    """``a.b`` and ``a_b`` are one name: one HELP; of unlike types or equal labels the first wins, counted once a scrape."""
+    """``a.b`` and ``a_b`` are one name with one HELP; of unlike types or equal labels the first wins, logged once."""
     with endpoint() as served, caplog.at_level(logging.WARNING):
         meter = served.provider.get_meter("lib")
         meter.create_counter("user.jobs", description="First.").add(1, {"x": "1"})
@@ -289,12 +291,18 @@ def test_names_are_those_of_the_exporter_but_for_ratios() -> None:
                     meter.create_gauge(f"g{index}", unit, "d").set(1)
         ours = {sample.name for family in parse_text(served.scrape()) for sample in family.samples}
 
-    theirs = {
-        sample.name
-        for family in parse_text(generate_latest(registry).decode())
-        for sample in family.samples
-    }
+    theirs = {sample.name for family in parse_text(generate_latest(registry).decode()) for sample in family.samples}
     assert theirs == ours
+
+
+def test_a_scrape_has_the_names_that_are_documented() -> None:
+    """The table of names in the reference and the endpoint agree on every metric of the conventions."""
+    with endpoint() as served:
+        for spec in registry.METRICS.values():
+            served.source.add(spec, 1)
+        scraped = {sample.name for family in parse_text(served.scrape()) for sample in family.samples}
+
+    assert {"target_info", *(name for spec in registry.METRICS.values() for name in sample_names(spec))} == scraped
 
 
 def test_a_taken_port_leads_to_the_next_free_one(caplog: pytest.LogCaptureFixture) -> None:

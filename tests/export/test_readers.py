@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -86,7 +87,9 @@ def test_our_points_join_the_scope_and_resource_that_are_there() -> None:
     sent = encode_metrics(data).resource_metrics
     assert [
         {(scope.name, ("ours.by.sdk", "test.steps")), ("user", ("user.counter",))},
-    ] == [{(one.scope.name, tuple(metric.name for metric in one.metrics)) for one in each.scope_metrics} for each in sent]
+    ] == [
+        {(one.scope.name, tuple(metric.name for metric in one.metrics)) for one in each.scope_metrics} for each in sent
+    ]
 
 
 @pytest.mark.parametrize(
@@ -282,9 +285,7 @@ def test_concurrent_collections_tell_everything_once() -> None:
         sum(point.count for data in exporter.exports for point in points_of(data, "test.step.duration")),
     )
     assert sorted(point.time_unix_nano for point in points) == [point.time_unix_nano for point in points]
-    assert all(
-        before.time_unix_nano <= after.start_time_unix_nano for before, after in zip(points, points[1:], strict=False)
-    )
+    assert all(before.time_unix_nano <= after.start_time_unix_nano for before, after in pairwise(points))
 
 
 def test_an_exporter_that_raises_does_not_stop_the_next_export(caplog: pytest.LogCaptureFixture) -> None:

@@ -50,7 +50,7 @@ def fill(source: FakeSource) -> None:
     ("view", "named"),
     [
         (View(instrument_name="test.steps"), (STEPS,)),
-        (View(instrument_name="TEST.step*"), (STEPS, DURATION)),
+        (View(instrument_name="test.step*"), (STEPS, DURATION)),
         (View(instrument_name="*"), SPECS),
         (View(instrument_unit="s"), (DURATION,)),
         (View(instrument_type=UpDownCounter), (ACTIVE,)),

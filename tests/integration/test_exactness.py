@@ -1,0 +1,220 @@
+"""Nothing is lost and nothing counted twice, whatever goes on at once."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import crucible_otel as cx
+from crucible_otel.semconv.names import MODEL_NAME
+from crucible_otel.semconv.training import STEP_DURATION, STEPS, TOKENS
+from crucible_otel.testing import OtlpReceiver, ReceivedMetric
+
+THREADS = 8
+EACH = 100_000
+PAUSE_S = 0.02
+"""Between two collections, so that the steps get their share of the processor."""
+
+
+@pytest.fixture(params=["cumulative", "delta"])
+def telemetry(
+    request: pytest.FixtureRequest, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[cx.Telemetry]:
+    """The real pipeline, towards the receiver and with a Prometheus endpoint, in both temporalities."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", request.param)
+    with cx.configure(
+        endpoint=receiver.http_endpoint, prometheus_port=0, metrics_exporter=("otlp", "prometheus")
+    ) as configured:
+        yield configured
+
+
+class Observed:
+    """Counter, histogram count and sum of its buckets in one collection, by model."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, int] = defaultdict(int)
+        self.count: dict[str, int] = defaultdict(int)
+        self.buckets: dict[str, int] = defaultdict(int)
+
+    @property
+    def agree(self) -> bool:
+        return self.steps == self.count == self.buckets
+
+
+def collections(points: Iterable[ReceivedMetric]) -> list[Observed]:
+    """Tell OTLP collections apart by their time."""
+    found: dict[int, Observed] = defaultdict(Observed)
+    for point in points:
+        model = point.attributes.get(MODEL_NAME)
+        if point.name == STEPS.name:
+            found[point.time_ns].steps[model] += point.value
+        elif point.name == STEP_DURATION.name:
+            found[point.time_ns].count[model] += point.count
+            found[point.time_ns].buckets[model] += sum(point.buckets)
+    return [found[at] for at in sorted(found)]
+
+
+def scrape(url: str | None) -> Observed:
+    """Ask as Prometheus does."""
+    assert url is not None
+    with urllib.request.urlopen(url, timeout=60) as response:
+        text = response.read().decode()
+    observed = Observed()
+    before = 0.0
+    for family in text_string_to_metric_families(text):
+        for name, labels, value, *_ in family.samples:
+            model = labels.get("crucible_model_name", "")
+            if name == "crucible_training_steps_total":
+                observed.steps[model] += int(value)
+            elif name == "crucible_training_step_duration_seconds_count":
+                observed.count[model] += int(value)
+            elif name == "crucible_training_step_duration_seconds_bucket":
+                assert value >= before or labels["le"] == min_bound(family)
+                before = value
+                if labels["le"] == "+Inf":
+                    observed.buckets[model] += int(value)
+    return observed
+
+
+def min_bound(family: Any) -> str:
+    """Return the lowest bound, where the cumulative counts of a series begin."""
+    return min((sample.labels["le"] for sample in family.samples if "le" in sample.labels), key=float)
+
+
+@contextmanager
+def repeatedly(action: Callable[[], object]) -> Iterator[None]:
+    """Do something again and again in a thread, during the block."""
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def loop() -> None:
+        try:
+            while not done.wait(PAUSE_S):
+                action()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    assert [] == failures
+
+
+def in_threads(work: Callable[[int], object]) -> None:
+    """Do something in all threads at once, to its end."""
+    start = threading.Barrier(THREADS)
+
+    def begin(number: int) -> None:
+        sys.settrace(None)  # here steps are counted, not lines: a coverage tool would take most of the time
+        start.wait()
+        work(number)
+
+    threads = [threading.Thread(target=begin, args=(number,)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_eight_threads_lose_and_double_nothing_under_concurrent_collections(
+    telemetry: cx.Telemetry, receiver: OtlpReceiver
+) -> None:
+    """Steps of a handle that all share and of one each, while OTLP flushes and Prometheus scrapes; each collection
+    is consistent in itself.
+    """
+    scrapes: list[Observed] = []
+    url = telemetry.prometheus_url
+    with cx.train("shared") as shared:
+
+        def work(number: int) -> None:
+            with cx.train("own") as own:
+                one, other = shared.step, own.step
+                for _ in range(EACH // 20):
+                    for _ in range(10):
+                        one(loss=0.5, tokens=2)
+                    for _ in range(10):
+                        other(loss=0.5, tokens=3)
+
+        with repeatedly(telemetry.flush), repeatedly(lambda: scrapes.append(scrape(url))):
+            in_threads(work)
+        scrapes.append(scrape(url))
+    assert telemetry.flush(timeout_s=30)
+    flushed = collections(receiver.points())
+    assert telemetry.shutdown(30)
+
+    made = dict.fromkeys(("shared", "own"), THREADS * EACH // 2)
+    for model, steps in made.items():
+        assert steps == receiver.total(STEPS.name, {MODEL_NAME: model})
+        assert steps == receiver.total(STEP_DURATION.name, {MODEL_NAME: model})
+    assert 5 * THREADS * EACH // 2 == receiver.total(TOKENS.name)
+    assert made == scrapes[-1].steps
+    assert [] == [each for each in [*flushed, *collections(receiver.points()), *scrapes] if not each.agree]
+    assert [] == [pair for pair in pairwise(scrapes) for model in made if pair[0].steps[model] > pair[1].steps[model]]
+    assert len(flushed) > 3
+    assert len(scrapes) > 3
+
+
+def test_shutdown_delivers_what_was_made_before_it_and_nothing_twice(
+    telemetry: cx.Telemetry, receiver: OtlpReceiver
+) -> None:
+    """Threads that go on stepping while it shuts down lose none of the steps they had made before."""
+    made = [0] * THREADS
+    going_on, ended = threading.Event(), threading.Event()
+    with cx.train("m") as run:
+
+        def work(number: int) -> None:
+            step = run.step
+            while not ended.is_set():
+                for _ in range(1_000):
+                    step(loss=0.5)
+                    made[number] += 1
+                if made[number] >= 5_000:
+                    going_on.set()
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        assert going_on.wait(60)
+        before = sum(made)
+        delivered = telemetry.shutdown(30)
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+    total = receiver.total(STEPS.name)
+    assert delivered
+    assert before <= total <= sum(made)
+    assert total == receiver.total(STEP_DURATION.name)
+    assert [] == [each for each in collections(receiver.points()) if not each.agree]
+
+
+def test_dataset_batches_are_counted_exactly_too(telemetry: cx.Telemetry, receiver: OtlpReceiver) -> None:
+    """The second hot family: one handle for all threads, found by name at each call."""
+
+    def work(number: int) -> None:
+        batch = cx.dataset.batch
+        for _ in range(EACH // 10):
+            batch(32, dataset="digits", wait_s=0.001)
+
+    with repeatedly(telemetry.flush), repeatedly(lambda: scrape(telemetry.prometheus_url)):
+        in_threads(work)
+    assert telemetry.shutdown(30)
+
+    made = THREADS * EACH // 10
+    assert made == receiver.total("crucible.dataset.batches")
+    assert made == receiver.total("crucible.dataset.batch.wait_time")
+    assert 32 * made == receiver.total("crucible.dataset.records")
+    assert 32 * made == receiver.total("crucible.dataset.batch.size", of="sum")
