@@ -18,11 +18,10 @@ from crucible_otel.events.runtime import Runtime, install, runtime
 from crucible_otel.handlers import build
 from crucible_otel.semconv.names import RUN_ID
 from crucible_otel.semconv.registry import METRICS
-from crucible_otel.semconv.sdk import FAULTS
+from crucible_otel.semconv.sdk import DROPPED, FAULTS
 
 if TYPE_CHECKING:
     from crucible_otel.export.pipeline import Pipeline
-    from crucible_otel.otel.engine import Engine
 
 logger = logging.getLogger("crucible_otel")
 
@@ -205,13 +204,13 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
         exemplars=os.environ.get(_EXEMPLAR_FILTER, "").strip() or "trace_based",
         listened=bus.wants,
     )
-    faults = _Faults(engine)
     pipeline = Pipeline(
         settings,
         os.environ,
         engine,
         METRICS.values(),
-        on_fault=faults,
+        on_fault=lambda component: engine.update(FAULTS, "sum", (component,)),
+        on_lost=lambda signal, reason, count: engine.update(DROPPED, "sum", (signal, reason), count),
         before_leaving=lambda reason: _end_open(new, reason),
         flush_handlers=bus.flush,
     )
@@ -233,16 +232,6 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
         bus.attach(build(kind, **options), replace=True)
     _say(telemetry, pipeline)
     return telemetry
-
-
-class _Faults:
-    """Counts faults of the way out among the metrics."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __call__(self, component: str) -> None:
-        self._engine.update(FAULTS, "sum", (component,))
 
 
 def _end_open(of: Runtime, reason: str) -> None:

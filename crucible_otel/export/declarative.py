@@ -29,5 +29,7 @@ def configure_from_file(environ: Mapping[str, str]) -> bool:
     try:
         configure_sdk(load_config_file(path))
     except Exception as error:
-        raise ConfigurationError(_VARIABLE, path, f"a declarative configuration that the SDK accepts ({error})") from error
+        raise ConfigurationError(
+            _VARIABLE, path, f"a declarative configuration that the SDK accepts ({error})"
+        ) from error
     return True

@@ -169,6 +169,9 @@ def _credential_provider(signal: str) -> bool:
 
 def _observing_session(observed: list[object]) -> Any:
     """Make a ``requests.Session`` that notes each outcome: the exporter tells its caller only that it failed."""
+    # requests imports it in its first request: a child forked at that moment would wait for the import for ever.
+    import netrc  # noqa: F401
+
     import requests
 
     class ObservingSession(requests.Session):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from opentelemetry import metrics
@@ -17,13 +18,14 @@ from crucible_otel.config.settings import Settings
 from crucible_otel.errors import ConfigurationError
 from crucible_otel.export.declarative import configure_from_file
 from crucible_otel.export.delivery import MetricDelivery
+from crucible_otel.export.fork import in_child
 from crucible_otel.export.hooks import ExitHooks
 from crucible_otel.export.joined import JoinedMetrics, join
 from crucible_otel.export.leave import Departure, Part
 from crucible_otel.export.otlp import build_metric_delivery
 from crucible_otel.export.own import OwnMetrics
 from crucible_otel.export.prometheus import PrometheusReader
-from crucible_otel.export.providers import Route, _replace, log_route, part_of, trace_route
+from crucible_otel.export.providers import Route, log_route, part_of, refresh_process, replace_ended, trace_route
 from crucible_otel.export.quiet import Quiet
 from crucible_otel.export.readers import OtlpMetricReader
 from crucible_otel.export.resource import build_resource, local_rank
@@ -44,6 +46,7 @@ class Pipeline:
         source: Our series.
         specs: All our metrics.
         on_fault: Called with a component's name for each fault in it.
+        on_lost: Called with signal, reason and number for items that are lost.
         before_leaving: Called with the reason before the signals are shut down.
         flush_handlers: ``flush_handlers(timeout_s)``; handlers leave in parallel with the signals.
 
@@ -60,11 +63,13 @@ class Pipeline:
         specs: Iterable[Metric],
         *,
         on_fault: Callable[[str], object],
+        on_lost: Callable[[str, str, int], object],
         before_leaving: Callable[[str], object],
         flush_handlers: Callable[[float], object],
     ) -> None:
         configure_from_file(environ)
-        self.settings, self.ledger = settings, Ledger()
+        self.settings, self.ledger = settings, Ledger(on_lost=on_lost)
+        self._reason = ""
         self.resource: Resource = build_resource(settings, environ)
         self._source, self._specs, self._on_fault = source, tuple(specs), on_fault
         self.prometheus: PrometheusReader | None = None
@@ -80,11 +85,12 @@ class Pipeline:
             metrics_part.shutdown(0.5)
             self._quiet.remove()
             raise
+        self._before_leaving = before_leaving
         handlers = Part(name="handlers", flush=flush_handlers, shutdown=flush_handlers)
         self._departure = Departure(
-            (self.traces.part, metrics_part, self.logs.part, handlers),
+            (self._bounded(self.traces), metrics_part, self._bounded(self.logs), handlers),
             exit_timeout_s=settings.exit_timeout_s,
-            before_leaving=before_leaving,
+            before_leaving=self._leaving,
             last_word=self._last_word,
         )
         self._hooks = ExitHooks(self._departure, handle_sigterm=settings.handle_sigterm)
@@ -132,23 +138,51 @@ class Pipeline:
             provider_class=_OwnMeterProvider,
         )
         self.meter_provider = own.provider
+        in_child(cast(_OwnMeterProvider, own.provider).refresh_process)
         if not isinstance(present, _OwnMeterProvider):
             metrics.set_meter_provider(own.provider)
         elif present.ended:
-            _replace(metrics._internal, "_METER_PROVIDER", own.provider)
+            replace_ended(metrics._internal, "_METER_PROVIDER", own.provider)
         return part_of("metrics", own.provider, deliveries)
 
-    @staticmethod
-    def _joined_part(provider: MeterProvider, route: JoinedMetrics) -> Part:
+    def _joined_part(self, provider: MeterProvider, route: JoinedMetrics) -> Part:
         def flush(timeout_s: float) -> bool:
             return route.flush(timeout_s) and provider.force_flush(timeout_millis=timeout_s * 1000) is not False
 
         def shutdown(timeout_s: float) -> bool:
             flushed = flush(timeout_s)
             route.close()
+            if self._process_ends:
+                provider.shutdown(timeout_millis=timeout_s * 1000)
             return flushed
 
         return Part(name="metrics", flush=flush, shutdown=shutdown)
+
+    # -- leaving -----------------------------------------------------------------------------------------------------
+
+    def _leaving(self, reason: str) -> None:
+        self._reason = reason
+        self._before_leaving(reason)
+
+    @property
+    def _process_ends(self) -> bool:
+        return self._reason in ("exit", "sigterm")
+
+    def _bounded(self, route: Route) -> Part:
+        """Return how a signal leaves. An application's provider is shut down only when the process ends.
+
+        Its own exit hook would do it then, one signal after the other and without a bound.
+        """
+        if not route.joined:
+            return route.part
+
+        def shutdown(timeout_s: float) -> object:
+            flushed = route.part.shutdown(timeout_s)
+            if self._process_ends and hasattr(route.provider, "shutdown"):
+                route.provider.shutdown()
+            return flushed
+
+        return replace(route.part, shutdown=shutdown)
 
     # -- instruments of the room above -------------------------------------------------------------------------------
 
@@ -216,3 +250,6 @@ class _OwnMeterProvider(MeterProvider):
     def shutdown(self, timeout_millis: float = 30_000) -> None:
         self.ended = True
         super().shutdown(timeout_millis)
+
+    def refresh_process(self) -> None:
+        refresh_process(self)

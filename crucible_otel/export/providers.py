@@ -57,7 +57,7 @@ class _OwnTracerProvider(TracerProvider):
         super().shutdown()
 
     def refresh_process(self) -> None:
-        _refresh_process(self)
+        refresh_process(self)
 
 
 class _OwnLoggerProvider(LoggerProvider):
@@ -68,10 +68,10 @@ class _OwnLoggerProvider(LoggerProvider):
         super().shutdown()
 
     def refresh_process(self) -> None:
-        _refresh_process(self)
+        refresh_process(self)
 
 
-def _refresh_process(provider: Any) -> None:
+def refresh_process(provider: Any) -> None:
     """Renew what the SDK, which renews ``service.instance.id`` in a forked child, does not know of."""
     if update := getattr(provider, "_update_resource", None):
         update(Resource(dict(process_attributes())))
@@ -133,7 +133,7 @@ def trace_route(
     if not isinstance(trace.get_tracer_provider(), _OwnTracerProvider):
         trace.set_tracer_provider(provider)
     elif getattr(trace.get_tracer_provider(), "ended", False):
-        _replace(trace, "_TRACER_PROVIDER", provider)
+        replace_ended(trace, "_TRACER_PROVIDER", provider)
     return Route(
         signal="traces",
         provider=provider,
@@ -174,7 +174,7 @@ def log_route(
     if not isinstance(_logs.get_logger_provider(), _OwnLoggerProvider):
         _logs.set_logger_provider(provider)
     elif getattr(_logs.get_logger_provider(), "ended", False):
-        _replace(_logs._internal, "_LOGGER_PROVIDER", provider)
+        replace_ended(_logs._internal, "_LOGGER_PROVIDER", provider)
     return Route(
         signal="logs",
         provider=provider,
@@ -225,7 +225,7 @@ def _joined_part(signal: str, provider: Any) -> Part:
     return Part(name=signal, flush=flush, shutdown=flush)
 
 
-def _replace(module: Any, name: str, provider: object) -> None:
+def replace_ended(module: Any, name: str, provider: object) -> None:
     """Put a new provider of ours in the place of one of ours that has ended; the API allows only the first to be set.
 
     Where the API keeps it elsewhere, other instrumentations stay with the ended one; our own spans do not care.

@@ -18,6 +18,9 @@ NOUNS = {"traces": "spans", "logs": "log records", "metrics": "metric points"}
 
 _QUIET_S = 60.0
 
+Lost = Callable[[str, str, int], object]
+"""``lost(signal, reason, count)``."""
+
 
 class Counts(NamedTuple):
     """The items of one signal in this process.
@@ -50,8 +53,8 @@ class Tally:
         endpoint: Where it goes, without secrets.
     """
 
-    def __init__(self, signal: str, endpoint: str) -> None:
-        self.signal, self.endpoint = signal, endpoint
+    def __init__(self, signal: str, endpoint: str, on_lost: Lost | None = None) -> None:
+        self.signal, self.endpoint, self._on_lost = signal, endpoint, on_lost
         self._reset()
         in_child(self._reset)
 
@@ -82,11 +85,15 @@ class Tally:
         with self._lock:
             self._counts = self._counts._replace(failed=self._counts.failed + count)
             self.cause = cause
+        if self._on_lost is not None:
+            self._on_lost(self.signal, "export_failed", count)
 
     def overflow(self, count: int) -> None:
         """Count items that a full queue dropped."""
         with self._lock:
             self._counts = self._counts._replace(queue_full=self._counts.queue_full + count)
+        if self._on_lost is not None:
+            self._on_lost(self.signal, "queue_full", count)
 
 
 class Ledger:
@@ -95,11 +102,18 @@ class Ledger:
     Args:
         log: Where warnings go; the package's logger if left out.
         clock: Monotonic seconds.
+        on_lost: Called with the signal, the reason and the number of items for each loss, to count it elsewhere too;
+            must not block.
     """
 
-    def __init__(self, log: Callable[[str], object] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        log: Callable[[str], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        on_lost: Lost | None = None,
+    ) -> None:
         self._log = log or logging.getLogger("crucible_otel").warning
-        self._clock = clock
+        self._clock, self._on_lost = clock, on_lost
         self._tallies: list[Tally] = []
         self._reset()
         in_child(self._reset)
@@ -115,7 +129,7 @@ class Ledger:
 
     def open(self, signal: str, endpoint: str) -> Tally:
         """Start counting a signal towards an endpoint."""
-        tally = Tally(signal, endpoint)
+        tally = Tally(signal, endpoint, self._on_lost)
         self._tallies.append(tally)
         return tally
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.export.otlp_server import WAIT_S, closed_port, http_server, hung_server
+from tests.export.otlp_server import WAIT_S, closed_port, grpc_server, http_server, hung_server
 
 ROOT = Path(__file__).parents[2]
 PRELUDE = """
@@ -406,6 +406,20 @@ def test_forked_children_deliver_their_own(kind: str) -> None:
     }
     assert set() == identities["child"] & identities["parent"]
     assert 1 == len(identities["parent"])
+
+
+@pytest.mark.parametrize("kind", ["Process", "Pool, terminated"])
+def test_forked_children_deliver_over_grpc(kind: str) -> None:
+    """A channel that was in use before the fork stays the parent's; the child opens its own."""
+    code, count = FORKS[kind]
+    with grpc_server() as received:
+        status, _, err = run(
+            CHILD + "p.departure.flush(10)\n" + code,
+            received.endpoint,
+            CRUCIBLE_OTEL_EXIT_TIMEOUT_S="10",
+            CRUCIBLE_OTEL_PROTOCOL="grpc",
+        )
+    assert (0, ["child"] * count + ["parent"]) == (status, received.names()), err
 
 
 def test_a_forked_child_leaves_in_time_without_a_server() -> None:
