@@ -27,6 +27,12 @@ ATTRIBUTES: Final = (
     Attribute(
         name="crucible.workflow.name", type="string", brief="Name of the workflow.", on=("span", "metric", "event")
     ),
+    Attribute(
+        name="crucible.workflow.run.id",
+        type="string",
+        brief="Identity of this run of the workflow; of metrics only the one that joins it with the name has it.",
+        on=("span", "metric", "event"),
+    ),
     Attribute(name="crucible.stage.name", type="string", brief="Name of the stage.", on=("span", "metric", "event")),
     Attribute(name="crucible.model.name", type="string", brief="Name of the model.", on=("span", "metric", "event")),
     Attribute(

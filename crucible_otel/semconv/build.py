@@ -11,7 +11,11 @@ from crucible_otel.semconv.model import Event, Feed, Field, Operation, Severity
 
 def merged(*groups: Iterable[Field]) -> tuple[Field, ...]:
     """Join groups of fields, the first of a name wins."""
-    return tuple({field.name: field for group in reversed(groups) for field in reversed(tuple(group))}.values())[::-1]
+    found: dict[str, Field] = {}
+    for group in groups:
+        for field in group:
+            found.setdefault(field.name, field)
+    return tuple(found.values())
 
 
 def operation(
