@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
+from typing import Any
 
 import crucible_otel as cx
 from benchmarks.callers import MODEL, Naive, PrometheusClient
 from benchmarks.receiver import receiving
 from crucible_otel._setup import Telemetry
-from crucible_otel.verbs.training import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Setting:
     """
 
     telemetry: Telemetry
-    run: Run
+    run: Any
     context: Context
     naive: Naive
     prometheus: PrometheusClient

@@ -7,14 +7,16 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crucible_otel.config.settings import Settings
+from crucible_otel.config.settings import SETTINGS, Settings
 from crucible_otel.errors import ConfigurationError
-from crucible_otel.events.bus import Filter
+from crucible_otel.events.bus import Filter, check_delivery
 from crucible_otel.events.clock import Clock
+from crucible_otel.events.handler import BuiltHandler
 from crucible_otel.events.outcome import Terminated
 from crucible_otel.events.runtime import Runtime, install, runtime
+from crucible_otel.events.scope import leave_ended
 from crucible_otel.handlers import build
 from crucible_otel.semconv.names import RUN_ID
 from crucible_otel.semconv.registry import METRICS
@@ -108,15 +110,14 @@ class Telemetry:
         self.shutdown()
 
     def _in_charge(self) -> bool:
-        return runtime() is self._runtime and not (self._pipeline is not None and self._pipeline.ended)
+        return not (self._pipeline is not None and self._pipeline.ended)
 
     def _leave_runtime(self) -> None:
         with _lock:
             if runtime() is self._runtime:
-                install(Runtime(bus=self._runtime.bus, clock=self._runtime.clock))
-
-
-_configured: Telemetry | None = None
+                self._runtime.bus.on_failure = None
+                install(Runtime(bus=self._runtime.bus))
+        leave_ended()
 
 
 def configure(
@@ -142,24 +143,23 @@ def configure(
         ConfigurationError: A setting or variable that cannot be used: which, its value, and what is accepted.
         UnknownHandlerError: A handler kind that does not exist.
     """
-    global _configured
-    if settings is not None and not isinstance(settings, Settings):
-        raise ConfigurationError("settings", settings, "a Settings object, or None")
-    if settings is not None and fields:
-        raise ConfigurationError("settings", settings, "a Settings object or single fields, not both")
-    given = (settings if settings is not None else Settings(**fields)).resolve(os.environ)
+    settings = _given(settings, fields).resolve(os.environ)
+    if clock is not None and not (callable(getattr(clock, "now", None)) and callable(getattr(clock, "time_ns", None))):
+        raise ConfigurationError("clock", clock, "an object with now(), in seconds, and time_ns()")
+    wanted = _wanted(handlers) if settings.enabled else []
     with _lock:
-        present = _configured
-        if present is not None and present._in_charge():
-            different = present.settings.differences(given)
+        present = runtime().owner
+        if isinstance(present, Telemetry) and present._in_charge():
+            different = present.settings.differences(settings)
             if different:
                 logger.warning("configure() was called before; ignored now: %s", ", ".join(different))
             telemetry = present
         else:
-            telemetry = _configured = _build(given, clock)
-    for handler in handlers:
-        kind, options = (handler, {}) if isinstance(handler, str) else (handler[0], dict(handler[1]))
-        attach(kind, replace=True, **options)
+            if settings.enabled:
+                wanted = [*_wanted(_from_settings(settings)), *wanted]
+            telemetry = _build(settings, clock)
+    for attachment in wanted:
+        runtime().bus.attach(attachment.handler, filter=attachment.filter, every=attachment.every, replace=True)
     return telemetry
 
 
@@ -184,13 +184,53 @@ def attach(kind: str, *, filter: Filter | None = None, every: int = 1, replace: 
     return runtime().bus.attach(build(kind, **options), filter=filter, every=every, replace=replace)
 
 
+class _Attachment(NamedTuple):
+    handler: BuiltHandler
+    filter: Filter | None
+    every: int
+
+
+def _given(settings: Settings | None, fields: Mapping[str, Any]) -> Settings:
+    if settings is not None and not isinstance(settings, Settings):
+        raise ConfigurationError("settings", settings, "a Settings object, or None")
+    if settings is not None:
+        if fields:
+            raise ConfigurationError("settings", settings, "a Settings object or single fields, not both")
+        return settings
+    for name, value in fields.items():
+        if name not in SETTINGS:
+            raise ConfigurationError(name, value, f"one of the settings: {', '.join(SETTINGS)}")
+    return Settings(**fields)
+
+
+def _from_settings(settings: Settings) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    return [(kind, {"path": settings.jsonl_path} if kind == "jsonl" else {}) for kind in settings.handlers]
+
+
+def _wanted(handlers: object) -> list[_Attachment]:
+    """Make the handlers that are asked for, before anything else is: a mistake leaves nothing behind."""
+    accepted = "handler kinds, or pairs of a kind and its options"
+    made = []
+    for each in (handlers,) if isinstance(handlers, str) else handlers if isinstance(handlers, Iterable) else (None,):
+        pair: Any = (each, {}) if isinstance(each, str) else each
+        usable = isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[1], Mapping)
+        if not usable or not isinstance(pair[0], str):
+            raise ConfigurationError("handlers", handlers, accepted)
+        options = dict(pair[1])
+        options.pop("replace", None)
+        filter, every = check_delivery(options.pop("filter", None), options.pop("every", 1))
+        made.append(_Attachment(build(pair[0], **options), filter, every))
+    return made
+
+
 def _build(settings: Settings, clock: Clock | None) -> Telemetry:
     bus = runtime().bus
     if not settings.enabled:
         off = Runtime(bus=bus, enabled=False)
+        off.owner = telemetry = Telemetry(settings, off, None)
         install(off)
         logger.info("crucible_otel is switched off")
-        return Telemetry(settings, off, None)
+        return telemetry
 
     from crucible_otel.export.pipeline import Pipeline
     from crucible_otel.otel.engine import Engine
@@ -211,7 +251,7 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
         METRICS.values(),
         on_fault=lambda component: engine.update(FAULTS, "sum", (component,)),
         on_lost=lambda signal, reason, count: engine.update(DROPPED, "sum", (signal, reason), count),
-        before_leaving=lambda reason: _end_open(new, reason),
+        before_leaving=lambda reason: projection.leave(lambda: _end_open(new, reason)),
         flush_handlers=bus.flush,
     )
     projection = TelemetryProjection(
@@ -225,11 +265,8 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
     new.projection, new.engine = projection, engine
     bus.on_failure = projection.handler_failed
     bus.on_change(engine.rearm)
+    new.owner = telemetry = Telemetry(settings, new, pipeline)
     install(new)
-    telemetry = Telemetry(settings, new, pipeline)
-    for kind in settings.handlers:
-        options = {"path": settings.jsonl_path} if kind == "jsonl" else {}
-        bus.attach(build(kind, **options), replace=True)
     _say(telemetry, pipeline)
     return telemetry
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 
 import pytest
+
+import crucible_otel.testing
+from tests.captured import Capture
 
 # Everything that OpenTelemetry, this package or a launcher of distributed jobs puts into the environment.
 CONFIGURES = re.compile(
@@ -23,3 +27,26 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if CONFIGURES.fullmatch(name):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """A process in which nothing has been configured; undone after the test."""
+    with crucible_otel.testing.fresh():
+        yield
+
+
+@pytest.fixture
+def capture(fresh: None) -> Iterator[Capture]:
+    """Telemetry that ends up in memory; configured by the test, shut down after it."""
+    captured = Capture()
+    yield captured
+    if captured.telemetry is not None:
+        captured.telemetry.shutdown(5)
+
+
+@pytest.fixture
+def no_complaints(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail the test when OpenTelemetry could not restore a context."""
+    yield
+    assert [] == [record.message for record in caplog.records if "Failed to detach context" in record.message]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: For ``--help``, ``--version`` and arguments that cannot be understood.
     """
+    _tolerate_encoding()
     try:
         try:
             arguments = _parser().parse_args(argv)
@@ -78,10 +80,19 @@ class _Version(argparse.Action):
         super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *given: object) -> None:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        print(f"crucible-otel {version('crucible-otel')}")
+        try:
+            print(f"crucible-otel {version('crucible-otel')}")
+        except PackageNotFoundError:  # run from the sources
+            print("crucible-otel, not installed")
         parser.exit()
+
+
+def _tolerate_encoding() -> None:
+    """Have what the output's encoding does not know escaped, instead of failing in the middle of it."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _abandon_output() -> None:

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=_FORMATS,
         default="markdown",
-        help="markdown: the whole reference; prometheus: a line a sample name, with type and labels (default: %(default)s)",
+        help="markdown: the whole reference; prometheus: the names to query, with types and labels (%(default)s)",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import Any, Literal
@@ -16,10 +17,10 @@ from typing import Any, Literal
 from crucible_otel.errors import ConfigurationError, DuplicateHandlerError
 from crucible_otel.events.event import Event
 from crucible_otel.events.handler import BuiltHandler, Handle
-from crucible_otel.events.names import EventName, dotted, dotted_all
+from crucible_otel.events.names import EventName, dotted_all
 from crucible_otel.events.translate import outward, seed_of
 from crucible_otel.semconv.model import Alias
-from crucible_otel.semconv.registry import ALIASES, EVENTS
+from crucible_otel.semconv.registry import ALIASES
 
 logger = logging.getLogger("crucible_otel")
 
@@ -44,7 +45,7 @@ class Subscription:
         self._reported_s = -_REPORT_EVERY_S
         self._inside: set[int] = set()
 
-    def deliver(self, event: Event, alias: Alias | None, on_failure: Callable[[str], None]) -> None:
+    def deliver(self, event: Event, alias: Alias | None, on_failure: Callable[[str], None] | None) -> None:
         """Call the handler for an event, under the alias if there is one."""
         sampled = self._every > 1 and event.spec.role == "point"
         if sampled and next(self._seen.setdefault(event.name, count())) % self._every:
@@ -65,18 +66,18 @@ class Subscription:
             raise
         except BaseException as error:
             self.failures += 1
-            on_failure(self.id)
-            self._report(error)
+            if on_failure is not None:
+                on_failure(self.id)
+            self.report(error, "; it stays attached")
         finally:
             self._inside.discard(thread)
 
-    def _report(self, error: BaseException) -> None:
+    def report(self, error: BaseException, when: str) -> None:
+        """Log a failure, at a bounded rate."""
         now = time.monotonic()
         if now - self._reported_s >= _REPORT_EVERY_S:
             self._reported_s = now
-            logger.warning(
-                "handler %r raised %s (%d so far); it stays attached", self.id, type(error).__name__, self.failures
-            )
+            logger.warning("handler %r raised %s (%d so far)%s", self.id, type(error).__name__, self.failures, when)
 
 
 class Bus:
@@ -87,8 +88,8 @@ class Bus:
         self._subscriptions: dict[str, Subscription] = {}
         self._by_name: Mapping[str, tuple[tuple[Subscription, Alias | None], ...]] = {}
         self._everything: tuple[Subscription, ...] = ()
-        self._listeners: list[Callable[[], None]] = []
-        self.on_failure: Callable[[str], None] = lambda handler_id: None
+        self._listeners: list[weakref.WeakMethod[Callable[[], None]]] = []
+        self.on_failure: Callable[[str], None] | None = None
 
     # -- registration ------------------------------------------------------------------------------------------------
 
@@ -99,12 +100,9 @@ class Bus:
 
         Raises:
             DuplicateHandlerError: The id is taken and ``replace`` is false.
-            ConfigurationError: ``every`` is not a whole number of at least 1.
+            ConfigurationError: ``filter`` or ``every`` cannot be used.
         """
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ConfigurationError("every", every, "a whole number of at least 1")
-        if filter is not None and not callable(filter):
-            raise ConfigurationError("filter", filter, "a callable of (event, measurements, metadata), or None")
+        check_delivery(filter, every)
         with self._lock:
             old = self._subscriptions.get(handler.id)
             if old is not None and not replace:
@@ -137,8 +135,9 @@ class Bus:
         return {key: value.failures for key, value in self._subscriptions.items()}
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call ``listener`` whenever a handler comes or goes."""
-        self._listeners.append(listener)
+        """Call a bound method whenever a handler comes or goes, as long as its object lives."""
+        self._listeners = [known for known in self._listeners if known() is not None]
+        self._listeners.append(weakref.WeakMethod(listener))
 
     def flush(self, timeout_s: float) -> bool:
         """Have every handler deliver what it accepted; False if one ran out of time."""
@@ -176,8 +175,10 @@ class Bus:
         self._everything = tuple(each for each in self._subscriptions.values() if each.events is None)
 
     def _changed(self) -> None:
-        for listener in self._listeners:
-            listener()
+        for reference in self._listeners:
+            listener = reference()
+            if listener is not None:
+                listener()
 
     def _close(self, subscription: Subscription, timeout_s: float) -> None:
         self._guarded(subscription, subscription.handler.flush, timeout_s)
@@ -188,8 +189,21 @@ class Bus:
             return call(*args) is not False
         except Exception as error:
             subscription.failures += 1
-            subscription._report(error)
+            subscription.report(error, " when it was to deliver or to end")
             return False
+
+
+def check_delivery(filter: Filter | None, every: int) -> tuple[Filter | None, int]:
+    """Return what decides which events a handler gets.
+
+    Raises:
+        ConfigurationError: One of them cannot be used.
+    """
+    if filter is not None and not callable(filter):
+        raise ConfigurationError("filter", filter, "a callable of (event, measurements, metadata), or None")
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise ConfigurationError("every", every, "a whole number of at least 1")
+    return filter, every
 
 
 def custom(
@@ -199,7 +213,7 @@ def custom(
     """Make a handler of a plain function.
 
     Raises:
-        ConfigurationError: The id is empty, the function not callable or the names unknown kinds of things.
+        ConfigurationError: An empty id, something that cannot be called, or names that are none.
     """
     if not isinstance(handler_id, str) or not handler_id:
         raise ConfigurationError("handler_id", handler_id, "a non-empty string")
@@ -207,12 +221,10 @@ def custom(
         raise ConfigurationError("handler", handle, "a callable of (event, measurements, metadata, config)")
     if names not in ("canonical", "seed"):
         raise ConfigurationError("names", names, "canonical or seed")
-    wanted = dotted_all(events)
+    try:
+        wanted = dotted_all(events)
+    except TypeError:
+        wanted = ()
     if wanted is not None and (not wanted or not all(wanted)):
         raise ConfigurationError("events", events, "event names, dotted or in parts, or None for everything")
     return BuiltHandler(id=handler_id, events=wanted, handle=handle, config=config, names=names)
-
-
-def is_known(name: EventName) -> bool:
-    """Return whether the conventions know a name, ours or a seed's."""
-    return dotted(name) in EVENTS or dotted(name) in ALIASES

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from crucible_otel.events.scope import Scope
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Severity
+from crucible_otel.semconv.sdk import USER_EVENT
 
 
 class Event:
@@ -48,3 +50,29 @@ class Event:
         """Return a field wherever it stands; the measurement wins. ``None`` when absent."""
         found = self.measurements.get(field)
         return found if found is not None else self.metadata.get(field)
+
+    def complete(self, given: Mapping[str, Any], inherited: Mapping[str, Any]) -> None:
+        """Put the metadata in the order of the spec, with what the scopes know, then what the user added.
+
+        Args:
+            given: The metadata of whoever emits it; of a user's own event nothing of it is left out.
+            inherited: What the scopes know.
+        """
+        metadata = self.metadata
+        if self.spec is USER_EVENT:
+            metadata.update(given)
+            for name, value in inherited.items():
+                metadata.setdefault(name, value)
+            return
+        for field in self.spec.fields:
+            name = field.name
+            if field.measurement:
+                continue
+            value = given.get(name)
+            if value is None and field.context:
+                value = inherited.get(name)
+            if value is not None:
+                metadata[name] = value
+        for name, value in given.items():
+            if name not in metadata and value is not None and name not in self.measurements:
+                metadata[name] = value

@@ -19,9 +19,12 @@ def dotted(name: EventName) -> str:
     """
     if type(name) is str:
         return name if len(name) <= _MAX_LENGTH else name[:_MAX_LENGTH]
-    if isinstance(name, (tuple, list)):
-        return ".".join(str(part) for part in name)[:_MAX_LENGTH]
-    return str(name)[:_MAX_LENGTH]
+    try:
+        if isinstance(name, (tuple, list)):
+            return ".".join(str(part) for part in name)[:_MAX_LENGTH]
+        return str(name)[:_MAX_LENGTH]
+    except Exception:
+        return type(name).__name__
 
 
 def dotted_all(names: EventName | Iterable[EventName] | None) -> tuple[str, ...] | None:
@@ -29,6 +32,9 @@ def dotted_all(names: EventName | Iterable[EventName] | None) -> tuple[str, ...]
 
     A list holds names; a tuple of strings is one name in parts when none of its parts has a dot, and several names
     otherwise. ``None`` subscribes to everything.
+
+    Raises:
+        TypeError: Something among them is no name.
     """
     if names is None:
         return None
@@ -36,4 +42,7 @@ def dotted_all(names: EventName | Iterable[EventName] | None) -> tuple[str, ...]
         return (dotted(names),)
     if isinstance(names, tuple) and names and all(isinstance(part, str) and "." not in part for part in names):
         return (dotted(names),)
+    names = tuple(names)
+    if not all(isinstance(name, (str, tuple, list)) for name in names):
+        raise TypeError("names are strings, or sequences of parts")
     return tuple(dict.fromkeys(dotted(name) for name in names))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import CancelledError as FutureCancelledError
 
+from crucible_otel.semconv.aliases import VALUES_IN
+from crucible_otel.semconv.attributes import RESULTS
+
 _CANCELLATIONS = (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, FutureCancelledError)
 _TIMEOUTS = (TimeoutError, asyncio.TimeoutError)
 
@@ -38,6 +41,25 @@ def result_of(error: BaseException | None) -> str:
     if isinstance(error, (*_CANCELLATIONS, Terminated)):
         return "cancellation"
     return "timeout" if isinstance(error, _TIMEOUTS) else "failure"
+
+
+def result_named(value: object) -> str:
+    """Return the result that a caller or a seed names (``ok``, ``error``, a truth value ...), empty if it is none."""
+    try:
+        found = VALUES_IN["result"].get(value, value)
+    except Exception:  # no hash
+        return ""
+    return found if isinstance(found, str) and found in RESULTS else ""
+
+
+def as_error(value: object) -> BaseException | None:
+    """Return what an operation ended with as an exception: itself, or one that stands for the text given instead."""
+    if value is None or isinstance(value, BaseException):
+        return value
+    try:
+        return Reported(str(value), "_OTHER")
+    except Exception:
+        return Reported("", "_OTHER")
 
 
 def type_name(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -9,15 +10,16 @@ from typing import Any, Protocol
 from crucible_otel.events.bus import Bus
 from crucible_otel.events.clock import Clock, SystemClock
 from crucible_otel.events.event import Event
-from crucible_otel.events.names import EventName, dotted
-from crucible_otel.events.outcome import Reported, Terminated, result_of, type_name
-from crucible_otel.events.sanitize import error_text
-from crucible_otel.events.scope import Scope, current, innermost
-from crucible_otel.events.translate import inward
-from crucible_otel.semconv.model import Alias, Operation, Severity
+from crucible_otel.events.names import EventName
+from crucible_otel.events.outcome import Terminated, result_of, type_name
+from crucible_otel.events.raw import RawEvents
+from crucible_otel.events.sanitize import error_text, plain
+from crucible_otel.events.scope import Scope, current
+from crucible_otel.events.translate import nanoseconds
 from crucible_otel.semconv.model import Event as EventSpec
-from crucible_otel.semconv.registry import ALIASES, EVENTS, OPERATIONS
-from crucible_otel.semconv.sdk import USER_EVENT
+from crucible_otel.semconv.model import Operation, Severity
+
+logger = logging.getLogger("crucible_otel")
 
 
 class Projection(Protocol):
@@ -38,6 +40,9 @@ class Projection(Protocol):
     def fault(self, component: str, error: BaseException) -> None:
         """Something inside went wrong."""
 
+    def refused(self) -> None:
+        """A value could not be used."""
+
 
 class Runtime:
     """What is configured now.
@@ -48,6 +53,8 @@ class Runtime:
         projection: Makes spans, metrics and log records; None while nothing is configured.
         engine: The hot-path engine, as ``otel.engine`` made it; None while nothing is configured.
         enabled: False when telemetry is switched off: every verb is a no-op.
+        raw: Where events by name enter.
+        owner: What ``configure()`` returned for it; None while nothing is configured.
         open_scopes: What is open, oldest first.
     """
 
@@ -63,7 +70,10 @@ class Runtime:
         self.bus = bus if bus is not None else Bus()
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.projection, self.engine, self.enabled = projection, engine, enabled
+        self.raw = RawEvents(self)
+        self.owner: object = None
         self.open_scopes: dict[int, Scope] = {}
+        self._refused: set[str] = set()
 
     # -- operations --------------------------------------------------------------------------------------------------
 
@@ -75,15 +85,16 @@ class Runtime:
         enter: bool = True,
         alias: str = "",
         measurements: dict[str, Any] | None = None,
+        family: str = "",
     ) -> Scope:
         """Start an operation and, with ``enter``, make it current."""
         clock = self.clock
         scope = Scope(operation, metadata, current(), clock.now(), clock.time_ns())
-        scope.family = alias.partition(".")[0]
+        scope.family = family
         event = Event(
             operation.start, operation.start.name, measurements or {}, {}, scope.started_ns, scope=scope, alias=alias
         )
-        self._complete(event, metadata, scope.inherited)
+        event.complete(metadata, scope.inherited)
         self.open_scopes[id(scope)] = scope
         if self.projection is not None:
             try:
@@ -92,7 +103,11 @@ class Runtime:
                 self.projection.fault("span", error)
         if enter:
             scope.enter()
-        self.bus.deliver(event)
+        try:
+            self.bus.deliver(event)
+        except BaseException as error:  # a Ctrl-C in a handler: the caller's block never begins
+            self.close(scope, error=error)
+            raise
         return scope
 
     def close(
@@ -107,23 +122,19 @@ class Runtime:
     ) -> bool:
         """End an operation, once; False if it has ended already."""
         if not scope.end_once():
+            scope.leave()  # ended from another thread, at shutdown: the caller's context is still inside
             return False
         self.open_scopes.pop(id(scope), None)
+        if scope.shadowed:
+            self.raw.expect(scope, scope.shadowed)
         now_s, operation = self.clock.now(), scope.operation
         outcome = result or result_of(error)
         spec = operation.stop if error is None or outcome == "success" else operation.exception
-        values = {"duration": max(0, round((now_s - scope.started_s) * 1e9)), **(measurements or {})}
-        event = Event(
-            spec,
-            spec.name,
-            values,
-            {},
-            scope.started_ns + int(values["duration"]),
-            scope=scope,
-            error=error,
-            alias=alias,
-        )
-        self._complete(event, {**scope.fields, **(metadata or {}), "result": outcome}, scope.inherited)
+        values = {"duration": None, **(measurements or {})}
+        duration = nanoseconds(values["duration"])
+        values["duration"] = duration = max(0, round((now_s - scope.started_s) * 1e9)) if duration is None else duration
+        event = Event(spec, spec.name, values, {}, scope.started_ns + duration, scope=scope, error=error, alias=alias)
+        event.complete({**scope.fields, **(metadata or {}), "result": outcome}, scope.inherited)
         if spec is operation.exception and error is not None:
             event.metadata.setdefault("error", error_text(error))
             event.metadata.setdefault("error_type", type_name(error))
@@ -159,6 +170,7 @@ class Runtime:
         for scope in list(self.open_scopes.values()):
             scope.end_once()
         self.open_scopes.clear()
+        self.raw.forget()
 
     def event(
         self,
@@ -174,87 +186,52 @@ class Runtime:
         event = Event(
             spec, spec.name, measurements, {}, self.clock.time_ns(), scope=scope, alias=alias, severity=severity
         )
-        self._complete(event, metadata, scope.inherited if scope is not None else {})
+        event.complete(metadata, scope.inherited if scope is not None else {})
         return event
 
     # -- raw events --------------------------------------------------------------------------------------------------
 
     def execute(self, name: EventName, measurements: object = None, metadata: object = None) -> None:
         """Emit an event by its name: ours, a seed's, or the user's own."""
-        called = dotted(name)
-        alias = ALIASES.get(called)
-        spec = EVENTS.get(alias.targets[0] if alias is not None else called)
-        if spec is None:
-            values, fields = inward(USER_EVENT, None, measurements, metadata)
-            self.point(USER_EVENT, values, fields, name=called)
-            return
-        values, fields = inward(spec, alias, measurements, metadata)
-        seed = called if alias is not None else ""
-        if spec.hot:
-            if self.projection is None or not self.projection.hot(spec, values, fields, seed):
-                self.point(spec, values, fields, alias=seed)
-        elif spec.role == "start":
-            self._raw_start(OPERATIONS[spec.operation], values, fields, alias, seed)
-        elif spec.role == "point":
-            self.point(spec, values, fields, alias=seed, error=_exception_in(fields))
-        else:
-            self._raw_end(spec, values, fields, alias, seed)
+        self.raw.execute(name, measurements, metadata)
 
-    def _raw_start(
-        self,
-        operation: Operation,
-        measurements: dict[str, Any],
-        metadata: dict[str, Any],
-        alias: Alias | None,
-        seed: str,
-    ) -> None:
-        family = alias.family if alias is not None else ""
-        outer = current()
-        if outer is not None and outer.operation is operation and outer.family != family and not outer.ended:
-            name = operation.start.fields[0].name
-            if metadata.get(name) is None or outer.fields.get(name) in (None, metadata[name]):
-                outer.shadowed.append(family)
-                return
-        self.open(operation, metadata, alias=seed, measurements=measurements)
-
-    def _raw_end(
-        self,
-        spec: EventSpec,
-        measurements: dict[str, Any],
-        metadata: dict[str, Any],
-        alias: Alias | None,
-        seed: str,
-    ) -> None:
-        family = alias.family if alias is not None else ""
-        scope = innermost(spec.operation)
-        if scope is not None and family in scope.shadowed:
-            scope.shadowed.remove(family)
-            return
-        error = _exception_in(metadata)
-        if error is not None:
-            metadata = {**metadata, "error": error_text(error)}
-        if scope is None:
-            self._orphan_end(spec, measurements, metadata, error, seed)
-            return
-        result = metadata.pop("result", "") or ("failure" if spec.role == "exception" else "")
-        if spec.role == "exception" and error is None:
-            kind = str(metadata.get("error_type") or metadata.get("kind") or "_OTHER")
-            error = Reported(str(metadata.get("error", "")), kind)
-        self.close(scope, error=error, result=str(result), measurements=measurements, metadata=metadata, alias=seed)
-
-    def _orphan_end(
+    def end_orphan(
         self,
         spec: EventSpec,
         measurements: dict[str, Any],
         metadata: dict[str, Any],
         error: BaseException | None,
-        seed: str,
+        alias: str,
     ) -> None:
-        metadata.setdefault("result", "failure" if spec.role == "exception" else "success")
+        """Emit the end of an operation of whose start nothing is known."""
         scope = current()
-        event = Event(spec, spec.name, measurements, {}, self.clock.time_ns(), error=error, alias=seed)
-        self._complete(event, metadata, scope.inherited if scope is not None else {})
+        event = Event(spec, spec.name, measurements, {}, self.clock.time_ns(), error=error, alias=alias)
+        event.complete(metadata, scope.inherited if scope is not None else {})
         self._finish(event, None)
+
+    # -- what cannot be used -----------------------------------------------------------------------------------------
+
+    def refuse(self, what: str, value: object, instead: str) -> None:
+        """Count an argument that cannot be used, and say so once.
+
+        Args:
+            what: Verb and argument.
+            value: What was given.
+            instead: What happens instead.
+        """
+        if self.projection is not None:
+            self.projection.refused()
+        if what not in self._refused:
+            self._refused.add(what)
+            logger.warning("%s=%s cannot be used; %s", what, plain(value, max_string=100), instead)
+
+    def fault(self, component: str, error: BaseException) -> None:
+        """Keep an error of ours away from the user's program: count it, and say so once a component."""
+        if self.projection is not None:
+            self.projection.fault(component, error)
+        elif component not in self._refused:
+            self._refused.add(component)
+            logger.warning("error in %s: %s", component, type(error).__name__, exc_info=error)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -273,34 +250,6 @@ class Runtime:
             except Exception as error:
                 self.projection.fault("event", error)
         self.bus.deliver(event)
-
-    @staticmethod
-    def _complete(event: Event, given: Mapping[str, Any], inherited: Mapping[str, Any]) -> None:
-        """Put the metadata in the order of the spec, with what the scopes know, then what the user added."""
-        metadata = event.metadata
-        for field in event.spec.fields:
-            name = field.name
-            if field.measurement:
-                continue
-            value = given.get(name)
-            if value is None and field.context:
-                value = inherited.get(name)
-            if value is not None:
-                metadata[name] = value
-        for name, value in given.items():
-            if name not in metadata and value is not None and name not in event.measurements:
-                metadata[name] = value
-        if event.spec is USER_EVENT:
-            for name, value in inherited.items():
-                metadata.setdefault(name, value)
-
-
-def _exception_in(fields: Mapping[str, Any]) -> BaseException | None:
-    for name in ("error", "reason", "exception"):
-        found = fields.get(name)
-        if isinstance(found, BaseException):
-            return found
-    return None
 
 
 _current = Runtime()

@@ -8,7 +8,7 @@ is refused in another context and a generator may be closed in any.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -31,9 +31,11 @@ class Scope:
         span: Its span, or None.
         started_s: Monotonic start time.
         started_ns: Wall start time.
-        family: The seed family that opened it by a raw event; empty for the verbs.
-        shadowed: Starts of other families for the same thing that are still unmatched.
+        family: First part of the name of the raw event that opened it; empty for the verbs.
+        shadowed: Starts of other families for the same thing that are still unmatched: the family, and what it was
+            called there.
         handles: Handles of hot events that are recorded in it, by event name.
+        labels: The attribute values under which its start went into metrics, by metric; its end undoes just these.
     """
 
     __slots__ = (
@@ -43,6 +45,7 @@ class Scope:
         "fields",
         "handles",
         "inherited",
+        "labels",
         "operation",
         "parent",
         "prior",
@@ -68,8 +71,9 @@ class Scope:
         self.span: Any = None
         self.prior: Context | None = None
         self.family = ""
-        self.shadowed: list[str] = []
+        self.shadowed: list[tuple[str, str]] = []
         self.handles: dict[str, Any] = {}
+        self.labels: dict[str, tuple[Any, ...]] = {}
         self._ended = [False]
 
     @property
@@ -85,14 +89,28 @@ class Scope:
             return False
         return True
 
+    def inside(self) -> Context:
+        """Return the context that is current inside it."""
+        return self.context if self.context is not None else carrying(self)
+
     def enter(self) -> None:
         """Make it current in the calling context."""
-        self.prior = swap(self)
+        self.prior = otel_context.get_current()
+        otel_context.attach(self.inside())
 
     def leave(self) -> None:
         """Make current what was current before :meth:`enter`, if the calling context is inside it."""
         if self.prior is not None and self in chain(current()):
             otel_context.attach(self.prior)
+
+
+def leave_ended() -> None:
+    """Come out of the scopes that have ended elsewhere, such as at shutdown, while the calling context was inside."""
+    scope = current()
+    while scope is not None:
+        if scope.ended:
+            scope.leave()
+        scope = scope.parent
 
 
 class _Chain:
@@ -134,25 +152,3 @@ def innermost(operation: str, scope: Scope | None = None) -> Scope | None:
 def carrying(scope: Scope, context: Context | None = None) -> Context:
     """Return a context in which ``scope`` is current."""
     return otel_context.set_value(_KEY, scope, context)
-
-
-def swap(scope: Scope) -> Context:
-    """Make ``scope`` current and return the context that was."""
-    before = otel_context.get_current()
-    otel_context.attach(scope.context if scope.context is not None else carrying(scope))
-    return before
-
-
-class Frame(NamedTuple):
-    """A context to come back to."""
-
-    context: Context
-
-    def restore(self) -> None:
-        """Make it current."""
-        otel_context.attach(self.context)
-
-
-def here() -> Frame:
-    """Return the calling context."""
-    return Frame(otel_context.get_current())

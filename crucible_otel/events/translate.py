@@ -5,44 +5,68 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from crucible_otel.semconv.aliases import SYNONYMS, VALUES_IN, VALUES_OUT
+from crucible_otel.events.outcome import result_named
+from crucible_otel.semconv.aliases import SYNONYMS, VALUES_OUT
 from crucible_otel.semconv.model import Alias
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.registry import ALIASES, EVENTS
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
 _CONTEXT = frozenset({"workflow", "run_id", "stage", "model", "epoch", "total_steps", "total_epochs"})
+_MAX_NS = 1e19
 
 
-def _text_keys(given: object) -> dict[str, Any]:
+def text_keys(given: object) -> dict[str, Any]:
+    """Return a copy of a map with its keys as text; of anything else, an empty one. Never raises."""
     if not isinstance(given, Mapping):
         return {}
-    return {key if type(key) is str else str(key): value for key, value in given.items()}
+    try:
+        return {key if type(key) is str else str(key): value for key, value in given.items()}
+    except Exception:
+        return {}
+
+
+def nanoseconds(value: Any, scale: float = 1.0) -> int | None:
+    """Return a duration as whole nanoseconds; None for what is no number of zero or more. Never raises.
+
+    Args:
+        value: The duration.
+        scale: Nanoseconds in its unit.
+    """
+    try:
+        if isinstance(value, bool) or not 0 <= value < _MAX_NS / scale:
+            return None
+        return value if type(value) is int and scale == 1.0 else round(float(value) * scale)
+    except Exception:
+        return None
 
 
 def inward(spec: EventSpec, alias: Alias | None, measurements: object, metadata: object) -> Pair:
     """Return measurements and metadata under our field names, each where our convention puts it.
 
     A value is looked for in both, and the measurement wins. Fields that neither the alias nor the event knows stay
-    where they are, under their own name.
+    where they are, under their own name. Durations that are none are left out.
     """
     renamed = alias.fields if alias is not None else {}
-    place = {field.name: field.measurement for field in spec.fields}
+    fields = {field.name: field for field in spec.fields}
     out: Pair = ({}, {})
-    for is_measurement, given in ((False, _text_keys(metadata)), (True, _text_keys(measurements))):
+    for is_measurement, given in ((False, text_keys(metadata)), (True, text_keys(measurements))):
         for key, value in given.items():
-            name = renamed.get(key) or (key if key in place else SYNONYMS.get(key, key))
-            if key == "duration_ms" and "duration" in place and isinstance(value, (int, float)):
-                name, value = "duration", round(value * 1_000_000)
-            if name in VALUES_IN and isinstance(value, (str, bool)):
-                value = VALUES_IN[name].get(value, value)
-            if name == "result" and name not in place:
-                continue
-            target = out[0] if place.get(name, is_measurement) else out[1]
+            name = renamed.get(key) or (key if key in fields else SYNONYMS.get(key, key))
+            if key == "duration_ms" and "duration" in fields:
+                name, value = "duration", nanoseconds(value, 1e6)
+            field = fields.get(name)
+            if field is not None and field.unit == "ns":
+                value = nanoseconds(value)
+                if value is None:
+                    continue
+            if name == "result" and field is not None:
+                value = result_named(value) or value
+            target = out[0 if (field.measurement if field is not None else is_measurement) else 1]
             if target.get(name) is None or is_measurement:
                 target[name] = value
-    if "success" in out[1] and "result" in place and "result" not in out[1]:
-        out[1]["result"] = VALUES_IN["result"].get(out[1].pop("success"), "success")
+    if "success" in out[1] and "result" in fields and "result" not in out[1]:
+        out[1]["result"] = result_named(out[1].pop("success"))
     return out
 
 

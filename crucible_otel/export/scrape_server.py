@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -46,6 +47,20 @@ class _Server(ThreadingMixIn, WSGIServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
+
+    timeout = 0  # handle_request() does not wait: what it handles is there
+
+    def serve_until(self, bell: socket.socket) -> None:
+        """Answer requests until the bell can be read.
+
+        ``serve_forever`` looks only every half second whether it is to end, for so long would every program's exit
+        wait.
+        """
+        with bell, selectors.DefaultSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            selector.register(bell, selectors.EVENT_READ)
+            while bell not in [key.fileobj for key, _ in selector.select()]:
+                self.handle_request()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         _logger.debug("a scrape from %s broke off", client_address)
@@ -98,7 +113,10 @@ class ScrapeServer:
         """Answer requests from now on."""
         if self._server is None or self._thread is not None:
             return
-        self._thread = threading.Thread(target=self._server.serve_forever, name="CrucibleOtelPrometheus", daemon=True)
+        self._bell, heard = socket.socketpair()
+        self._thread = threading.Thread(
+            target=self._server.serve_until, args=(heard,), name="CrucibleOtelPrometheus", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -107,14 +125,18 @@ class ScrapeServer:
         if server is None:
             return
         if self._thread is not None:
-            server.shutdown()
+            self._bell.send(b"!")  # closing it would not do: a forked child may hold the other copy
             self._thread.join(timeout=1.0)
+            self._bell.close()
         server.server_close()
 
     def _after_fork(self) -> None:
-        server, self._server, self._thread, self.url = self._server, None, None, None
+        server, thread = self._server, self._thread
+        self._server = self._thread = self.url = None
         if server is not None:
             server.socket.close()
+        if thread is not None:
+            self._bell.close()
 
 
 def _listen(host: str, wanted: int) -> _Server | None:

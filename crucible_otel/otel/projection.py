@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry import trace
@@ -88,12 +88,12 @@ class TelemetryProjection:
         )
         scope.context = trace.set_span_in_context(scope.span, carrying(scope))
         self._count_refusals(refusals)
-        self._feed(event)
+        self._feed(event, scope)
         self._log(event)
 
     def closed(self, event: Event, scope: Scope | None) -> None:
         """End the span of a scope; an end without a start gives a span if it says how long it took."""
-        self._feed(event)
+        self._feed(event, scope)
         span = scope.span if scope is not None else self._orphan(event)
         self._log(event)
         if span is None:
@@ -152,9 +152,19 @@ class TelemetryProjection:
                 "internal error in %s: %s; counted from now on", component, type(error).__name__, exc_info=error
             )
 
+    def refused(self) -> None:
+        """Count a value that could not be used."""
+        self._engine.update(*self._engine.refusal)
+
     def handler_failed(self, handler_id: str) -> None:
         """Count an exception of a handler."""
         self._engine.update(HANDLER_FAILURES, "sum", (label(handler_id),))
+
+    def leave(self, end_open: Callable[[], object]) -> None:
+        """End what is open, and begin nothing more: what happens while the process leaves would count as lost."""
+        self._tracer = trace.NoOpTracer()
+        end_open()
+        self._logs = None
 
     # -- what the engine calls ---------------------------------------------------------------------------------------
 
@@ -198,11 +208,17 @@ class TelemetryProjection:
             found = scope.handles[key] = family.handle(of_run.owner, silent=True)
         return found
 
-    def _feed(self, event: Event) -> None:
+    def _feed(self, event: Event, scope: Scope | None = None) -> None:
         plan = self._plans.get(event.spec.name)
         if plan is None:
             return
         for metric, how, labels, value in plan.changes(event):
+            if event.spec.role == "start" and scope is not None:
+                scope.labels[metric.name] = labels
+            elif metric.kind == "updowncounter" or how == "off":  # undo what the start did, and nothing without one
+                if scope is None or metric.name not in scope.labels:
+                    continue
+                labels = scope.labels[metric.name]
             if math.isfinite(value):
                 if how == "set":
                     self._stopped.discard((metric.name, labels))

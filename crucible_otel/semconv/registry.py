@@ -36,7 +36,7 @@ def _fields_as_attributes() -> dict[str, Attribute]:
     for event in EVENTS.values():
         for field in event.fields:
             if field.attribute:
-                kind = "string" if field.type == "map" else field.type
+                kind = "string" if field.type == "map" else "double" if field.unit == "ns" else field.type
                 found.setdefault(field.attribute, Attribute(name=field.attribute, type=kind, brief=field.brief))
     return found
 

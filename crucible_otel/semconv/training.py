@@ -182,7 +182,7 @@ STEP_EVENT: Final = Event(
     fields=(
         Field(
             name="duration",
-            attribute="crucible.training.step.elapsed",
+            attribute="crucible.training.step_duration",
             unit="ns",
             brief="From its start, or from the step before, to its end; seconds on log records.",
             measurement=True,
@@ -193,7 +193,7 @@ STEP_EVENT: Final = Event(
         GRADIENT_NORM,
         Field(
             name="tokens",
-            attribute="crucible.training.step.tokens",
+            attribute="crucible.training.step_tokens",
             unit="{token}",
             brief="Tokens of the step.",
             measurement=True,
@@ -201,7 +201,7 @@ STEP_EVENT: Final = Event(
         ),
         Field(
             name="samples",
-            attribute="crucible.training.step.samples",
+            attribute="crucible.training.step_samples",
             unit="{sample}",
             brief="Samples of the step.",
             measurement=True,
@@ -210,7 +210,7 @@ STEP_EVENT: Final = Event(
         STEP,
         Field(
             name="data_wait",
-            attribute="crucible.training.step.data_wait",
+            attribute="crucible.training.step_data_wait",
             unit="ns",
             brief="Time the step waited for its data; seconds on log records.",
             measurement=True,

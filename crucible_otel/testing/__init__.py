@@ -1,4 +1,4 @@
-"""What users import in their tests: an embedded OTLP receiver, and a clock that they move."""
+"""What users import in their tests: an embedded OTLP receiver, a clock that they move, and a process afresh."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from crucible_otel.testing.afresh import fresh as fresh
     from crucible_otel.testing.clock import FakeClock as FakeClock
     from crucible_otel.testing.inbox import ReceiverCounts as ReceiverCounts
     from crucible_otel.testing.receiver import OtlpReceiver as OtlpReceiver
@@ -24,6 +25,7 @@ __all__ = [
     "ReceivedSpan",
     "ReceiverCounts",
     "SpanNode",
+    "fresh",
 ]
 
 # Loaded when first used: who wants the clock does not need protobuf.
@@ -36,6 +38,7 @@ _HOMES: Final[dict[str, str]] = {
     "ReceivedSpan": "records",
     "ReceiverCounts": "inbox",
     "SpanNode": "tree",
+    "fresh": "afresh",
 }
 
 

@@ -6,9 +6,12 @@ from typing import Any
 
 from crucible_otel.events.runtime import runtime
 from crucible_otel.otel.current import engine_of
+from crucible_otel.otel.labels import label
 from crucible_otel.semconv.dataset import BATCH_EVENT, LOAD_EVENT
+from crucible_otel.verbs.given import duration_ns, guarded, present
 
 
+@guarded
 def load(
     name: str,
     *,
@@ -29,12 +32,12 @@ def load(
     current = runtime()
     if not current.enabled:
         return
-    duration = round(duration_s * 1e9) if isinstance(duration_s, (int, float)) and 0 <= duration_s < 1e9 else None
-    given = {"size": size, "size_bytes": size_bytes, "duration": duration}
-    measurements = {key: value for key, value in given.items() if value is not None}
+    duration = duration_ns(duration_s, "dataset.load(duration_s)")
+    measurements = present(size=size, size_bytes=size_bytes, duration=duration)
     current.point(LOAD_EVENT, measurements, {"dataset": name, **fields})
 
 
+@guarded
 def batch(batch_size: int, *, dataset: str = "", wait_s: float | None = None, index: int | None = None) -> None:
     """Report that a batch was processed.
 
@@ -48,9 +51,8 @@ def batch(batch_size: int, *, dataset: str = "", wait_s: float | None = None, in
     if not current.enabled:
         return
     if index is not None and current.bus.wants(BATCH_EVENT.name):
-        metadata = {"batch_idx": index, "dataset": dataset or None}
-        wait = round(wait_s * 1e9) if isinstance(wait_s, (int, float)) else None
-        measurements = {"batch_size": batch_size, **({"wait_time": wait} if wait is not None else {})}
-        current.execute(BATCH_EVENT.name, measurements, metadata)
+        wait = duration_ns(wait_s, "dataset.batch(wait_s)")
+        measurements = present(batch_size=batch_size, wait_time=wait)
+        current.execute(BATCH_EVENT.name, measurements, {"batch_idx": index, "dataset": dataset or None})
         return
-    engine_of(current).bound(BATCH_EVENT, (dataset,)).record(batch_size=batch_size, wait_time=wait_s)
+    engine_of(current).bound(BATCH_EVENT, (label(dataset),)).record(batch_size=batch_size, wait_time=wait_s)

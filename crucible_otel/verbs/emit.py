@@ -9,10 +9,12 @@ from crucible_otel.events.names import EventName
 from crucible_otel.events.runtime import runtime
 from crucible_otel.semconv.dataset import BATCH_EVENT, LOAD_EVENT
 from crucible_otel.semconv.training import CHECKPOINT_POINT, EPOCH_POINT, EVALUATION_POINT, STEP_EVENT
+from crucible_otel.verbs.given import guarded
 
 Values = Mapping[str, Any]
 
 
+@guarded
 def execute(event: EventName, measurements: Values | None = None, metadata: Values | None = None) -> None:
     """Emit an event by its name, as ``:telemetry.execute`` does.
 
@@ -25,13 +27,8 @@ def execute(event: EventName, measurements: Values | None = None, metadata: Valu
         metadata: Everything else.
     """
     current = runtime()
-    if not current.enabled:
-        return
-    try:
+    if current.enabled:
         current.execute(event, measurements, metadata)
-    except Exception as error:
-        if current.projection is not None:
-            current.projection.fault("execute", error)
 
 
 def emit_step(measurements: Values, metadata: Values | None = None) -> None:

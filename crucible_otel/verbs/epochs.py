@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from crucible_otel.events.scope import Scope, current
+from crucible_otel.otel.values import settled
 from crucible_otel.semconv.training import EPOCH_OPERATION
+from crucible_otel.verbs.evaluation import flattened
+from crucible_otel.verbs.given import guarded, present, whole
 
 if TYPE_CHECKING:
-    from crucible_otel.verbs.training import Run
+    from crucible_otel.verbs.run import Run
 
 
 class Epoch(int):
@@ -17,12 +22,13 @@ class Epoch(int):
 
     _values: dict[str, Any] | None = None
 
+    @guarded
     def log(
         self,
         loss: Any = None,
         accuracy: Any = None,
         learning_rate: Any = None,
-        metrics: Any = None,
+        metrics: Mapping[str, Any] | None = None,
     ) -> None:
         """Say what the epoch came to; reported when it ends.
 
@@ -30,12 +36,15 @@ class Epoch(int):
             loss: Mean loss.
             accuracy: Accuracy.
             learning_rate: Learning rate at its end.
-            metrics: Further values, name -> number.
+            metrics: Further values, name -> number; nested maps are joined by dots.
         """
         if self._values is None:
             return
-        given = {"loss": loss, "accuracy": accuracy, "learning_rate": learning_rate, "metrics": metrics}
-        self._values.update({key: value for key, value in given.items() if value is not None})
+        given = present(loss=loss, accuracy=accuracy, learning_rate=learning_rate)
+        self._values.update({name: settled(value) for name, value in given.items()})
+        further = flattened(metrics, "epoch.log(metrics)")
+        if further:
+            self._values["metrics"] = {**self._values.get("metrics", {}), **further}
 
 
 class OpenEpoch:
@@ -61,9 +70,10 @@ class OpenEpoch:
     def end(self, error: BaseException | None, at_s: float | None = None) -> None:
         """End it; ``at_s`` is when it really ended, if earlier."""
         scope, run = self.scope, self._run
-        if scope is None or scope.ended:
+        if scope is None:
             return
-        run.epoch_ending(self)
+        if not scope.ended:
+            run.epoch_ending(self)
         measurements = dict(self._values)
         if at_s is not None:
             measurements["duration"] = max(0, round((at_s - scope.started_s) * 1e9))
@@ -110,3 +120,15 @@ class Epochs:
             self._run.epoch_dropped(opened)
             if current() is opened.scope:
                 opened.scope.leave()
+
+
+def planned(total: Any, otherwise: int | None) -> int | None:
+    """Return how many epochs there are to be; None for as many as the loop takes.
+
+    Something that is no number must not make an endless loop of a bounded one: without a plan to fall back on there
+    are none.
+    """
+    if total is None or (isinstance(total, float) and total == math.inf):
+        return otherwise if total is None else None
+    found = whole(total, "run.epochs(total)")
+    return found if found is not None else otherwise or 0

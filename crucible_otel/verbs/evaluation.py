@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from crucible_otel.events.runtime import Runtime
 from crucible_otel.events.scope import Scope
 from crucible_otel.otel.values import settled
 from crucible_otel.semconv.training import CHECKPOINT_OPERATION, EVALUATION_OPERATION
+from crucible_otel.verbs.given import guarded, mapping, text
 from crucible_otel.verbs.managed import Managed
 
 if TYPE_CHECKING:
-    from crucible_otel.verbs.training import Run
+    from crucible_otel.verbs.run import Run
 
+T = TypeVar("T")
 _FILES_LOOKED_AT = 10_000
+_DEPTH = 8
 
 
 class _InRun(Managed):
@@ -23,10 +26,10 @@ class _InRun(Managed):
 
     def __init__(self, run: Run, operation: Any, fields: dict[str, Any]) -> None:
         super().__init__(operation, fields)
-        self._run, self._began_s = run, 0.0
+        self._run = run
 
     def _begin(self, *, enter: bool) -> Scope | None:
-        self._began_s = self._run.now()
+        self._run.step_aside()
         scope = self._run.runtime.open(self._operation, dict(self.fields), enter=enter)
         self._open.append((self._run.runtime, scope))
         self._run.owned(self)
@@ -36,7 +39,7 @@ class _InRun(Managed):
         if self._open:
             super()._end(error)
             self._run.disowned(self)
-            self._run.exclude(self._began_s)
+            self._run.come_back()
 
 
 class Evaluation(_InRun):
@@ -45,12 +48,19 @@ class Evaluation(_InRun):
     def __init__(self, run: Run, fields: dict[str, Any]) -> None:
         super().__init__(run, EVALUATION_OPERATION, fields)
 
+    @guarded
     def log(self, metrics: Mapping[str, Any] | None = None, **values: Any) -> None:
-        """Say what it came to: ``ev.log(loss=0.3, accuracy=0.91)``; reported when it ends."""
-        found = self._measurements.setdefault("metrics", {})
-        found.update(flattened({**(metrics or {}), **values}))
+        """Say what it came to: ``ev.log(loss=0.3, accuracy=0.91)``; reported when it ends.
 
-    def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
+        Args:
+            metrics: Name -> number; nested maps are joined by dots.
+            values: The same, by keyword.
+        """
+        found = self._measurements.setdefault("metrics", {})
+        found.update(flattened(metrics, "ev.log(metrics)"))
+        found.update(flattened(values))
+
+    def batches(self, loader: Iterable[T]) -> Iterator[T]:
         """Iterate over the batches of the evaluation; they are no training steps."""
         return iter(loader)
 
@@ -63,11 +73,19 @@ class Checkpoint(_InRun):
         self._size_bytes = size_bytes
 
     def _ending(self, current: Runtime, scope: Scope) -> None:
-        size = self._size_bytes
-        if size is None and self.fields.get("path"):
-            size = size_of(str(self.fields["path"]))
+        size, path = self._size_bytes, self.fields.get("path")
+        if size is None and path:
+            size = size_of(path)
         if size is not None:
             self._measurements["size_bytes"] = size
+
+
+def path_text(path: Any) -> str | None:
+    """Return a path as text; None for none."""
+    try:
+        return None if path is None else os.fsdecode(path)
+    except TypeError:
+        return text(path)
 
 
 def size_of(path: str) -> int | None:
@@ -83,17 +101,24 @@ def size_of(path: str) -> int | None:
                 if looked_at >= _FILES_LOOKED_AT:
                     return None
         return total
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
-def flattened(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Return a map name -> number out of a map that may be nested; names are joined by dots."""
-    out: dict[str, Any] = {}
-    for key, value in dict(values).items() if hasattr(values, "keys") else ():
-        name = f"{prefix}{key}"
-        if hasattr(value, "keys"):
-            out.update(flattened(value, f"{name}."))
+def flattened(values: Any, what: str = "metrics") -> dict[str, Any]:
+    """Return a map name -> number out of a map that may be nested; names are joined by dots.
+
+    Args:
+        values: The map.
+        what: Verb and argument, for the refusal of anything else.
+    """
+    return dict(_leaves(mapping(values, what), "", _DEPTH))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            if depth:
+                yield from _leaves(mapping(value, prefix), f"{prefix}{key}.", depth - 1)
         else:
-            out[name] = settled(value) if not isinstance(value, (str, bool)) else value
-    return out
+            yield f"{prefix}{key}", value if isinstance(value, (str, bool)) else settled(value)

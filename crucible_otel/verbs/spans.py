@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 from crucible_otel.events.names import EventName, dotted
+from crucible_otel.events.outcome import as_error, result_named
 from crucible_otel.events.runtime import Runtime, runtime
 from crucible_otel.events.scope import Scope
 from crucible_otel.semconv.fields import CONTEXT, FAILURE, OUTCOME
 from crucible_otel.semconv.model import Event, Operation
-from crucible_otel.verbs.managed import NOTHING, Managed, Nothing
+from crucible_otel.verbs.given import guarded, mapping
+from crucible_otel.verbs.managed import Managed
+from crucible_otel.verbs.quiet import NOTHING
 
 logger = logging.getLogger("crucible_otel")
 T = TypeVar("T")
@@ -37,7 +40,7 @@ class UserSpan(Managed):
 
 
 @overload
-def span(name: EventName, metadata: Mapping[str, Any] | None = None) -> UserSpan | Nothing: ...
+def span(name: EventName, metadata: Mapping[str, Any] | None = None) -> UserSpan: ...
 @overload
 def span(name: EventName, metadata: Mapping[str, Any] | None, function: Callable[[], T]) -> T: ...
 def span(name: EventName, metadata: Mapping[str, Any] | None = None, function: Callable[[], T] | None = None) -> Any:
@@ -54,8 +57,8 @@ def span(name: EventName, metadata: Mapping[str, Any] | None = None, function: C
         A context manager and decorator, or what ``function`` returns.
     """
     if not runtime().enabled:
-        return NOTHING if function is None else function()
-    managed = UserSpan(_operation(dotted(name)), dict(metadata or {}))
+        return cast("UserSpan", NOTHING) if function is None else function()
+    managed = UserSpan(_operation(dotted(name)), mapping(metadata, "span(metadata)"))
     if function is None:
         return managed
     with managed:
@@ -70,14 +73,14 @@ class SpanRef:
     def __init__(self, runtime: Runtime | None, scope: Scope | None) -> None:
         self._runtime, self._scope = runtime, scope
 
-    def _end(self, metadata: Mapping[str, Any], error: BaseException | None) -> bool:
+    def _end(self, metadata: dict[str, Any], error: BaseException | None) -> bool:
         if self._runtime is None or self._scope is None:
             return True
-        given = dict(metadata)
-        result = str(given.pop("result", "") or "") if error is None else ""
-        if result not in ("", "success", "failure", "timeout", "cancellation", "skip"):
-            given["result_text"], result = result, ""
-        return self._runtime.close(self._scope, error=error, result=result, metadata=given)
+        told = metadata.pop("result", None) if error is None else None
+        result = result_named(told)
+        if told is not None and not result:
+            metadata["result_text"] = told
+        return self._runtime.close(self._scope, error=error, result=result, metadata=metadata)
 
 
 def start_span(name: EventName, metadata: Mapping[str, Any] | None = None) -> SpanRef:
@@ -92,18 +95,22 @@ def start_span(name: EventName, metadata: Mapping[str, Any] | None = None) -> Sp
     current = runtime()
     if not current.enabled:
         return SpanRef(None, None)
-    return SpanRef(current, current.open(_operation(dotted(name)), dict(metadata or {}), enter=False))
+    given = mapping(metadata, "start_span(metadata)")
+    return SpanRef(current, current.open(_operation(dotted(name)), given, enter=False))
 
 
-def end_span(ref: SpanRef, metadata: Mapping[str, Any] | None = None, *, error: BaseException | None = None) -> None:
+@guarded
+def end_span(
+    ref: SpanRef, metadata: Mapping[str, Any] | None = None, *, error: BaseException | str | None = None
+) -> None:
     """End a span that :func:`start_span` started; ending it twice is a warned no-op.
 
     Args:
         ref: What :func:`start_span` returned.
         metadata: Further attributes; ``result`` says how it ended.
-        error: The exception it ended with.
+        error: The exception it ended with, or what went wrong in words.
     """
-    if not isinstance(ref, SpanRef) or not ref._end(metadata or {}, error):
-        logger.warning(
-            "end_span: %s", "the span has ended already" if isinstance(ref, SpanRef) else "not a span reference"
-        )
+    if not isinstance(ref, SpanRef):
+        logger.warning("end_span: not a span reference")
+    elif not ref._end(mapping(metadata, "end_span(metadata)"), as_error(error)):
+        logger.warning("end_span: the span has ended already")

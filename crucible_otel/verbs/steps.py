@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from crucible_otel.errors import ConfigurationError
-
 if TYPE_CHECKING:
-    from crucible_otel.verbs.training import Run
+    from crucible_otel.verbs.run import Run
+
+_NESTED = 4
 
 
 class Step:
@@ -29,9 +29,7 @@ class Step:
         self._reset()
 
     def _reset(self) -> None:
-        self._loss = self._learning_rate = self._gradient_norm = self._metrics = None
-        self._tokens: Any = 0
-        self._samples: Any = 0
+        self._loss = self._learning_rate = self._gradient_norm = self._metrics = self._tokens = self._samples = None
         self._logged = self._skipped = False
 
     def log(
@@ -43,14 +41,16 @@ class Step:
         samples: Any = None,
         metrics: Any = None,
     ) -> None:
-        """Say what the step came to; several calls add up to one step, the last value of a name counts.
+        """Say what the step came to.
+
+        Several calls make one step: tokens and samples add up, of anything else the last value counts.
 
         Args:
             loss: Loss.
             learning_rate: Learning rate.
             gradient_norm: Norm of the gradient.
-            tokens: Tokens of the step.
-            samples: Samples of the step, instead of what the batches tell.
+            tokens: Tokens trained on.
+            samples: Samples trained on, instead of what the batches tell.
             metrics: Further values, name -> number.
         """
         self._logged = True
@@ -61,11 +61,11 @@ class Step:
         if gradient_norm is not None:
             self._gradient_norm = gradient_norm
         if tokens is not None:
-            self._tokens = tokens
+            self._tokens = tokens if self._tokens is None else _added(self._tokens, tokens)
         if samples is not None:
-            self._samples = samples
+            self._samples = samples if self._samples is None else _added(self._samples, samples)
         if metrics is not None:
-            self._metrics = metrics if self._metrics is None else {**self._metrics, **metrics}
+            self._metrics = metrics if self._metrics is None else _joined(self._metrics, metrics)
 
     def skip(self, reason: str = "user") -> None:
         """Say that the optimizer step was not made: it is counted as skipped instead."""
@@ -77,6 +77,7 @@ class Steps:
     """Iterator over ``(batch, step)``; see ``Run.steps``."""
 
     __slots__ = (
+        "__weakref__",
         "_accumulate",
         "_began_s",
         "_commit",
@@ -95,8 +96,6 @@ class Steps:
         self, run: Run, loader: Iterable[Any], accumulate: int, start: int | None, samples: int | None
     ) -> None:
         self._open = False
-        if not isinstance(accumulate, int) or accumulate < 1:
-            raise ConfigurationError("accumulate", accumulate, "a whole number of at least 1")
         handle = run.handle
         self._run, self._accumulate, self._samples = run, accumulate, samples
         self._commit, self._now = handle.commit, run.runtime.clock.now
@@ -134,6 +133,12 @@ class Steps:
         self._open = True
         return batch, step
 
+    def leave(self) -> None:
+        """End the step in progress, as the loop is over: it counts if something was logged."""
+        if self._open and self._step._logged:
+            self._finish(self._now())
+        self._open = False
+
     def _finish(self, at_s: float) -> None:
         self._open = False
         step = self._step
@@ -145,7 +150,7 @@ class Steps:
                 step._learning_rate,
                 step._gradient_norm,
                 step._tokens,
-                step._samples or self._seen_samples,
+                self._seen_samples if step._samples is None else step._samples,
                 step.number,
                 self._wait_s,
                 step._metrics,
@@ -155,24 +160,43 @@ class Steps:
             step._reset()
 
     def __del__(self) -> None:
-        if self._open and self._step._logged:
-            self._finish(self._now())
+        self.leave()
+
+
+def _added(before: Any, more: Any) -> Any:
+    try:
+        return before + more
+    except Exception:
+        return more
+
+
+def _joined(before: Any, more: Any) -> Any:
+    try:
+        return {**before, **more}
+    except Exception:
+        return more
 
 
 def size_of(batch: Any) -> int:
     """Return the number of samples in a batch: the first dimension of its first array, or its length; 0 if unknown.
 
-    A tuple, list or map of arrays is asked for its first one; a list of anything else is a list of samples.
+    A tuple or map, also a nested one, is asked for its first member; a list of what is no array is a list of samples.
     """
     try:
+        if type(batch) is list:
+            shape = getattr(batch[0], "shape", None)
+            return int(shape[0]) if shape else len(batch)
         first = batch
-        if type(batch) is tuple or type(batch) is list:
-            first = batch[0]
-        elif isinstance(batch, dict):
-            first = next(iter(batch.values()))
-        shape = getattr(first, "shape", None)
-        if shape is not None:
-            return int(shape[0]) if len(shape) else 1
-        return len(first) if isinstance(batch, (tuple, dict)) and hasattr(first, "__len__") else len(batch)
+        for _ in range(_NESTED):
+            shape = getattr(first, "shape", None)
+            if shape is not None:
+                return int(shape[0]) if len(shape) else 1
+            if isinstance(first, tuple):
+                first = first[0]
+            elif isinstance(first, Mapping):
+                first = next(iter(first.values()))
+            else:
+                break
+        return len(first) if hasattr(first, "__len__") else len(batch)
     except Exception:
         return 0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from crucible_otel.events.runtime import runtime
 from crucible_otel.semconv.workflow import STAGE_OPERATION, WORKFLOW_OPERATION
-from crucible_otel.verbs.managed import NOTHING, Managed, Nothing
-
-_RUN_ID_BYTES = 8
+from crucible_otel.verbs.given import mapping, text
+from crucible_otel.verbs.managed import Managed
+from crucible_otel.verbs.quiet import NOTHING, QuietWorkflow, new_run_id
 
 
 class Workflow(Managed):
@@ -33,12 +32,10 @@ class Workflow(Managed):
 
     def _identify(self) -> None:
         if not self.fields.get("run_id"):
-            self.fields["run_id"] = secrets.token_hex(_RUN_ID_BYTES)
+            self.fields["run_id"] = new_run_id()
 
 
-def workflow(
-    name: str, *, run_id: str | None = None, tags: Mapping[str, Any] | None = None, **fields: Any
-) -> Workflow | Nothing:
+def workflow(name: str, *, run_id: str | None = None, tags: Mapping[str, Any] | None = None, **fields: Any) -> Workflow:
     """Run a workflow: the root span, its start and end events, its duration.
 
     Use it around a block, or as a decorator of a function, coroutine function or generator; as a decorator each call
@@ -53,18 +50,18 @@ def workflow(
     Returns:
         A context manager whose ``run_id`` is the run's identity.
     """
+    identity = "" if run_id is None else text(run_id)
     if not runtime().enabled:
-        return NOTHING
-    return Workflow(
-        WORKFLOW_OPERATION, {"workflow": name, "run_id": run_id, "tags": dict(tags) if tags else None, **fields}
-    )
+        return cast("Workflow", QuietWorkflow(identity))
+    given = {"workflow": name, "run_id": identity, "tags": mapping(tags, "workflow(tags)") or None, **fields}
+    return Workflow(WORKFLOW_OPERATION, given)
 
 
 class Stage(Managed):
     """A stage; see :func:`stage`."""
 
 
-def stage(name: str, *, module: str | None = None, index: int | None = None, **fields: Any) -> Stage | Nothing:
+def stage(name: str, *, module: str | None = None, index: int | None = None, **fields: Any) -> Stage:
     """Run a stage of a workflow: a span below the current one, its events, its duration.
 
     Use it around a block or as a decorator, like :func:`workflow`.
@@ -76,5 +73,5 @@ def stage(name: str, *, module: str | None = None, index: int | None = None, **f
         fields: Further attributes of its span and events.
     """
     if not runtime().enabled:
-        return NOTHING
+        return cast("Stage", NOTHING)
     return Stage(STAGE_OPERATION, {"stage": name, "module": module, "stage_index": index, **fields})

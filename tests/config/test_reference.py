@@ -9,7 +9,7 @@ from crucible_otel.config.otel_env import OTEL_VARIABLES
 from crucible_otel.config.reference import render
 from crucible_otel.config.settings import SETTINGS
 
-COMMITTED = pathlib.Path(__file__).parents[2] / "docs" / "reference" / "configuration.md"
+COMMITTED = pathlib.Path(__file__).parents[2] / "docs" / "reference" / "config.md"
 
 
 def test_committed_reference_is_the_rendered_one() -> None:

@@ -93,6 +93,10 @@ class Program:
         """Send SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
 
+    def interrupt(self) -> None:
+        """Send SIGINT, as Ctrl-C does."""
+        self._process.send_signal(signal.SIGINT)
+
     def end(self) -> Ended:
         """Wait for its end."""
         code, at_s = None, 0.0

@@ -132,9 +132,7 @@ def in_threads(work: Callable[[int], object]) -> None:
 def test_eight_threads_lose_and_double_nothing_under_concurrent_collections(
     telemetry: cx.Telemetry, receiver: OtlpReceiver
 ) -> None:
-    """Steps of a handle that all share and of one each, while OTLP flushes and Prometheus scrapes; each collection
-    is consistent in itself.
-    """
+    """Steps of a handle that all share and of one each, while OTLP flushes and Prometheus scrapes consistent sets."""
     scrapes: list[Observed] = []
     url = telemetry.prometheus_url
     with cx.train("shared") as shared:

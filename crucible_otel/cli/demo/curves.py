@@ -46,7 +46,9 @@ def from_logs(logs: Iterable[ReceivedLog]) -> Curves:
 
 
 def from_jsonl(path: Path) -> Curves:
-    """Draw them from the file of the handler ``jsonl``."""
+    """Draw them from the file of the handler ``jsonl``; without events there is none."""
+    if not path.exists():
+        return Curves()
     with path.open(encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
     return _curves((each["event"], {**each["measurements"], **each["metadata"]}) for each in records)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from crucible_otel.cli.demo.data import CLASSES, PIXELS
 
-WIDTHS = (PIXELS, 512, 256, CLASSES)
+WIDTHS = (PIXELS, 1024, 512, CLASSES)
 PEAK_LEARNING_RATE = 0.1
 MOMENTUM = 0.9
 LARGEST_GRADIENT_NORM = 5.0
@@ -55,5 +55,5 @@ def learning_rate(step: int, total_steps: int) -> float:
     warm_up = max(1, round(total_steps * _WARM_UP))
     if step <= warm_up:
         return PEAK_LEARNING_RATE * step / warm_up
-    progress = (step - warm_up) / max(1, total_steps - warm_up)
+    progress = (step - warm_up) / (total_steps - warm_up + 1)
     return PEAK_LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * progress))

@@ -29,7 +29,7 @@ class NumpyPerceptron:
             (random.standard_normal((above, below)) * np.sqrt(2 / above)).astype(np.float32)
             for above, below in pairwise(widths)
         ]
-        self._biases = [np.zeros(width, np.float32) for width in widths[1:]]
+        self._biases: list[Any] = [np.zeros(width, np.float32) for width in widths[1:]]
         self._velocities = [np.zeros_like(each) for each in self._parameters()]
 
     def train_step(self, images: Any, labels: Any, learning_rate: float) -> tuple[float, int, float]:
@@ -53,8 +53,9 @@ class NumpyPerceptron:
 
     def save(self, path: Path) -> None:
         """Write the parameters to an .npz file."""
-        named = {f"weight_{index}": each for index, each in enumerate(self._weights)}
-        np.savez(path, **named, **{f"bias_{index}": each for index, each in enumerate(self._biases)})
+        named: dict[str, Any] = {f"weight_{index}": each for index, each in enumerate(self._weights)}
+        named |= {f"bias_{index}": each for index, each in enumerate(self._biases)}
+        np.savez(path, **named)
 
     def _parameters(self) -> list[Any]:
         return [*self._weights, *self._biases]

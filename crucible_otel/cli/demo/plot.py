@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from crucible_otel.cli.demo.curves import Curve, Curves
+from crucible_otel.errors import MissingExtraError
 
 _TRAIN, _VALIDATION, _TEST, _QUIET = "#1f6feb", "#d1570f", "#1a7f37", "#8c959f"
 
 
-def draw(curves: Curves, path: Path, *, source: str) -> bool:
+def draw(curves: Curves, path: Path, *, source: str) -> str:
     """Draw loss, accuracy and learning rate over the steps.
 
     Args:
@@ -21,10 +22,12 @@ def draw(curves: Curves, path: Path, *, source: str) -> bool:
         source: Where the curves come from, in words.
 
     Returns:
-        Whether it was drawn; False without matplotlib.
+        Why it was not drawn; empty when it was.
     """
+    if not curves.loss:
+        return "none, no event of a training step is there to draw"
     if importlib.util.find_spec("matplotlib") is None:
-        return False
+        return f"none, {MissingExtraError('matplotlib', 'demo')}"
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -65,7 +68,7 @@ def draw(curves: Curves, path: Path, *, source: str) -> bool:
     norm.spines["top"].set_visible(False)
     figure.suptitle(f"digits, drawn from {source}", fontsize=10, color=_QUIET)
     figure.savefig(path, dpi=120)
-    return True
+    return ""
 
 
 def _lines(axes: Any, curve: Curve, label: str, **style: Any) -> None:

@@ -22,10 +22,11 @@ class DemoResult:
         delivered: Whether everything left in time.
         run_id: Identity of the run on the resource.
         prometheus_url: Where the metrics were to be scraped; None without an endpoint.
-        scrape: A scrape made while the training was in progress; empty without an endpoint.
+        scrape: What was scraped there after the first epoch; empty without an endpoint.
         curves: The curves of the picture.
         jsonl: The file with every event.
-        picture: The picture of the loss; None without matplotlib.
+        picture: The picture of the curves; None where there is none.
+        no_picture: Why there is none.
     """
 
     story: Story
@@ -37,3 +38,4 @@ class DemoResult:
     curves: Curves
     jsonl: Path
     picture: Path | None
+    no_picture: str

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import crucible_otel as cx
 from crucible_otel.cli.demo import data
-from crucible_otel.cli.demo.model import learning_rate, make
+from crucible_otel.cli.demo.model import Model, learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,11 @@ class Story:
     test_accuracy: float
 
 
-def tell(*, epochs: int, batch_size: int, seed: int, folder: Path) -> Story:
+def tell(model: Model, *, epochs: int, batch_size: int, seed: int, folder: Path) -> Story:
     """Train on the digits.
 
     Args:
+        model: What is trained.
         epochs: Passes over the data.
         batch_size: Samples in a step.
         seed: What everything random depends on.
@@ -49,7 +50,6 @@ def tell(*, epochs: int, batch_size: int, seed: int, folder: Path) -> Story:
             took_s = time.perf_counter() - began
             cx.dataset.load("digits", size=len(digits), size_bytes=digits.size_bytes, duration_s=took_s)
 
-        model = make(seed)
         loaders = [data.Loader(digits.train, batch_size, (seed, number)) for number in range(1, epochs + 1)]
         total_steps = sum(map(len, loaders))
 

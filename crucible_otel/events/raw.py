@@ -1,0 +1,141 @@
+"""Events that come in by their names: ours, a seed's, or the user's own.
+
+A raw start makes its operation current, as a verb does; a raw end finds it by the context it happens in, so that
+concurrent jobs do not mix. It never ends what a verb has opened. An end that finds nothing becomes a span if it says
+how long it took; a start without an end is closed at shutdown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from crucible_otel.events.names import EventName, dotted
+from crucible_otel.events.outcome import Reported, result_named
+from crucible_otel.events.sanitize import error_text
+from crucible_otel.events.scope import Scope, current, innermost
+from crucible_otel.events.translate import inward, text_keys
+from crucible_otel.semconv.model import Event as EventSpec
+from crucible_otel.semconv.model import Operation
+from crucible_otel.semconv.registry import ALIASES, EVENTS, OPERATIONS
+from crucible_otel.semconv.sdk import USER_EVENT
+
+if TYPE_CHECKING:
+    from crucible_otel.events.runtime import Runtime
+
+_EXPECTED_ENDS = 1_024
+
+
+class RawEvents:
+    """Where events by name enter a runtime.
+
+    Two seed families may report one thing, a workflow that is a pipeline too: then only the outer start opens it, the
+    inner one and its end are known to belong to it.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._expected: dict[tuple[str, str, str], int] = {}
+
+    def execute(self, name: EventName, measurements: object = None, metadata: object = None) -> None:
+        """Emit an event by its name."""
+        called = dotted(name)
+        alias = ALIASES.get(called)
+        spec = EVENTS.get(alias.targets[0] if alias is not None else called)
+        if spec is None:
+            self._runtime.point(USER_EVENT, text_keys(measurements), text_keys(metadata), name=called)
+            return
+        values, fields = inward(spec, alias, measurements, metadata)
+        seed, family = called if alias is not None else "", called.partition(".")[0]
+        if spec.hot:
+            projection = self._runtime.projection
+            if projection is None or not projection.hot(spec, values, fields, seed):
+                self._runtime.point(spec, values, fields, alias=seed)
+        elif spec.role == "start":
+            self._start(OPERATIONS[spec.operation], values, fields, seed, family)
+        elif spec.role == "point":
+            self._runtime.point(spec, values, fields, alias=seed, error=_exception_in(fields))
+        else:
+            self._end(spec, values, fields, seed, family)
+
+    def expect(self, scope: Scope, shadowed: Iterable[tuple[str, str]]) -> None:
+        """Remember the ends of other families that are still to come for a scope that has ended."""
+        for family, told in shadowed:
+            if len(self._expected) < _EXPECTED_ENDS:
+                key = (scope.operation.name, family, told)
+                self._expected[key] = self._expected.get(key, 0) + 1
+
+    def forget(self) -> None:
+        """Forget what the parent of a forked process expected."""
+        self._expected.clear()
+
+    def _start(
+        self, operation: Operation, measurements: dict[str, Any], metadata: dict[str, Any], seed: str, family: str
+    ) -> None:
+        outer = current()
+        if outer is not None and outer.operation is operation and outer.family != family and not outer.ended:
+            told = _identity(operation, metadata)
+            if told in ("", _identity(operation, outer.fields)) or not _identity(operation, outer.fields):
+                outer.shadowed.append((family, told))
+                return
+        self._runtime.open(operation, metadata, alias=seed, measurements=measurements, family=family)
+
+    def _end(
+        self, spec: EventSpec, measurements: dict[str, Any], metadata: dict[str, Any], seed: str, family: str
+    ) -> None:
+        operation = OPERATIONS[spec.operation]
+        told = _identity(operation, metadata)
+        scope = _opened(operation, told, family)
+        if (scope is not None and _unshadow(scope, family)) or self._was_expected(operation, family, told):
+            return
+        error = _exception_in(metadata)
+        if error is not None:
+            metadata["error"] = error_text(error)
+        failed = spec.role == "exception"
+        result = result_named(metadata.pop("result", None)) or ("failure" if failed else "")
+        if scope is None:
+            self._runtime.end_orphan(spec, measurements, {**metadata, "result": result or "success"}, error, seed)
+            return
+        if failed and error is None:
+            kind = str(metadata.get("error_type") or metadata.get("kind") or "_OTHER")
+            error = Reported(str(metadata.get("error", "")), kind)
+        self._runtime.close(scope, error=error, result=result, measurements=measurements, metadata=metadata, alias=seed)
+
+    def _was_expected(self, operation: Operation, family: str, told: str) -> bool:
+        key = (operation.name, family, told)
+        left = self._expected.pop(key, 0)
+        if left > 1:
+            self._expected[key] = left - 1
+        return left > 0
+
+
+def _identity(operation: Operation, fields: Mapping[str, Any]) -> str:
+    """Return what tells two operations of one kind apart, as text; empty where nothing is told."""
+    value = fields.get(operation.start.fields[0].name)
+    return "" if value is None else str(value)
+
+
+def _opened(operation: Operation, told: str, family: str) -> Scope | None:
+    """Return the innermost operation that a raw end of this family can mean."""
+    scope = innermost(operation.name)
+    while scope is not None:
+        raw = scope.family or any(family == shadowed for shadowed, _ in scope.shadowed)
+        if raw and (not told or told == _identity(operation, scope.fields) or not _identity(operation, scope.fields)):
+            return scope
+        scope = innermost(operation.name, scope.parent) if scope.parent is not None else None
+    return None
+
+
+def _unshadow(scope: Scope, family: str) -> bool:
+    found = next((index for index, (other, _) in enumerate(scope.shadowed) if other == family), None)
+    if found is not None:
+        del scope.shadowed[found]
+    return found is not None
+
+
+def _exception_in(fields: Mapping[str, Any]) -> BaseException | None:
+    for name in ("error", "reason", "exception"):
+        found = fields.get(name)
+        if isinstance(found, BaseException):
+            return found
+    return None

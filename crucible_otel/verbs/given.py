@@ -1,0 +1,76 @@
+"""What callers hand in: read where it can be, refused where it cannot, never raised about."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+from crucible_otel.events.runtime import runtime
+from crucible_otel.events.translate import nanoseconds, text_keys
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_SECOND_NS = 1e9
+
+
+def guarded(verb: Callable[P, None]) -> Callable[P, None]:
+    """Keep what goes wrong inside a verb that runs none of the user's code away from the user's program."""
+
+    @functools.wraps(verb)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            verb(*args, **kwargs)
+        except Exception as error:
+            runtime().fault(verb.__name__, error)
+
+    return call
+
+
+def whole(value: Any, what: str, *, least: int | None = None) -> int | None:
+    """Return a whole number; None, after refusing it, for anything else but None.
+
+    Args:
+        value: Any integer, also NumPy's, or a float without a fraction.
+        what: Verb and argument, for the refusal.
+        least: The least that is accepted.
+    """
+    if value is None:
+        return None
+    try:
+        number = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
+        if least is None or number >= least:
+            return number
+    except Exception:
+        pass
+    runtime().refuse(what, value, "a whole number" + ("" if least is None else f" of at least {least}") + " is needed")
+    return None
+
+
+def duration_ns(seconds: Any, what: str) -> int | None:
+    """Return a duration in nanoseconds; None, after refusing it, for anything else but None."""
+    found = nanoseconds(seconds, _SECOND_NS)
+    if found is None and seconds is not None:
+        runtime().refuse(what, seconds, "a number of seconds is needed")
+    return found
+
+
+def mapping(value: Any, what: str) -> dict[str, Any]:
+    """Return a copy of a map; an empty one, after refusing it, for anything else but None."""
+    if value is not None and not isinstance(value, Mapping):
+        runtime().refuse(what, value, "a mapping is needed")
+    return text_keys(value)
+
+
+def text(value: Any) -> str:
+    """Return the value as text; the name of its type if it has none."""
+    try:
+        return value if type(value) is str else str(value)
+    except Exception:
+        return type(value).__name__
+
+
+def present(**values: Any) -> dict[str, Any]:
+    """Return those that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
