@@ -57,14 +57,14 @@ def _measured(only: list[str], quick: bool) -> dict[str, Section]:
 
 
 def _measured_together(only: list[str], quick: bool) -> dict[str, Section]:
-    from benchmarks import hot, instep, loop, spans
+    from benchmarks import hot, instep, loop, spans, whole
     from benchmarks.ours import setting
 
     together: dict[str, Callable[[Any], Section]] = {
         "hot": hot.measure,
         "loop": loop.measure,
         "instep": instep.measure,
-        "whole": instep.measure_whole,
+        "whole": whole.measure,
         "spans": spans.measure,
     }
     found = {}

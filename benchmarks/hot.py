@@ -50,12 +50,18 @@ def measure(setting: Setting) -> Section:
         results=(
             against(_NAIVE, 100.0),
             Result(
-                name=f"{_NAIVE} / run.step, CPU of the process", value=total, low=total_low, high=total_high, target=100.0
+                name=f"{_NAIVE} / run.step, CPU of the process",
+                value=total,
+                low=total_low,
+                high=total_high,
+                target=100.0,
             ),
             against(_PROMETHEUS, 7.0),
             Result(name=f"run.step / {_FLOOR}", value=middle, low=low, high=high, target=4.0, better="less"),
             Result(name="run.step, p99.9 of single calls", value=tails[_OURS]["p99.9"] / 1e3, unit="us", better="less"),
-            Result(name=f"{_NAIVE}, median of single calls", value=tails[_NAIVE]["p50"] / 1e3, unit="us", better="less"),
+            Result(
+                name=f"{_NAIVE}, median of single calls", value=tails[_NAIVE]["p50"] / 1e3, unit="us", better="less"
+            ),
         ),
         figures={
             "ns": {name: round(figures.ns, 1) for name, figures in found.items()},

@@ -31,7 +31,9 @@ def measure(setting: Setting) -> Section:
     context = setting.context.copy()
     run = context.run(cx.train("loop").start)
 
-    def ours(start: int, calls: int, loss: float = 1.25, rate: float = 3e-4, norm: float = 0.5, count: int = 4096) -> None:
+    def ours(
+        start: int, calls: int, loss: float = 1.25, rate: float = 3e-4, norm: float = 0.5, count: int = 4096
+    ) -> None:
         for _batch, step in run.steps(loader(calls)):
             step.log(loss=loss, learning_rate=rate, gradient_norm=norm, tokens=count)
 
@@ -40,7 +42,9 @@ def measure(setting: Setting) -> Section:
             pass
 
     def others(record: Callable[..., Any]) -> Callable[[int, int], None]:
-        def drive(start: int, calls: int, loss: float = 1.25, rate: float = 3e-4, norm: float = 0.5, count: int = 4096) -> None:
+        def drive(
+            start: int, calls: int, loss: float = 1.25, rate: float = 3e-4, norm: float = 0.5, count: int = 4096
+        ) -> None:
             for _batch in loader(calls):
                 record(loss=loss, learning_rate=rate, gradient_norm=norm, tokens=count)
 

@@ -24,9 +24,7 @@ def drive(start, calls, loss=1.25, learning_rate=3e-4, gradient_norm=0.5, tokens
     for step in range(start + 1, start + calls + 1):
         {body}
 """
-CALL = (
-    "record(loss=loss, learning_rate=learning_rate, gradient_norm=gradient_norm, tokens=tokens, step=step)"
-)
+CALL = "record(loss=loss, learning_rate=learning_rate, gradient_norm=gradient_norm, tokens=tokens, step=step)"
 
 
 def driver(body: str, **scope: Any) -> Callable[[int, int], None]:

@@ -47,7 +47,9 @@ def terminal(found: dict[str, Any]) -> str:
                 f"{_VERDICTS[each['met']]:8s}{each['note']}".rstrip()
             )
         lines += [f"    {key}: {_flat(value)}" for key, value in section["figures"].items()]
-    missed = [each["name"] for section in found["sections"].values() for each in section["results"] if each["met"] is False]
+    missed = [
+        each["name"] for section in found["sections"].values() for each in section["results"] if each["met"] is False
+    ]
     lines += ["", f"{len(missed)} of the targets not met: {'; '.join(missed)}" if missed else "all targets met"]
     return "\n".join(lines)
 

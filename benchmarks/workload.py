@@ -16,17 +16,18 @@ _INPUTS, _HIDDEN, _CLASSES, _RATE = 128, 256, 10, 1e-3
 def perceptron(examples: int) -> Train:
     """Return a training step over a batch of so many examples."""
     random = np.random.default_rng(0)
-    first = (random.normal(size=(_INPUTS, _HIDDEN)) * 0.05).astype(np.float32)
-    second = (random.normal(size=(_HIDDEN, _CLASSES)) * 0.05).astype(np.float32)
-    inputs = random.normal(size=(examples, _INPUTS)).astype(np.float32)
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.normal(size=shape).astype(np.float32)
+
+    first, second, inputs = normal(_INPUTS, _HIDDEN) * 0.05, normal(_HIDDEN, _CLASSES) * 0.05, normal(examples, _INPUTS)
     labels, each = random.integers(0, _CLASSES, examples), np.arange(examples)
 
     def step() -> tuple[float, float]:
         hidden = inputs @ first
         active = np.maximum(hidden, 0)
         scores = active @ second
-        scores -= scores.max(axis=1, keepdims=True)
-        odds = np.exp(scores)
+        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
         odds /= odds.sum(axis=1, keepdims=True)
         loss = -np.log(odds[each, labels] + 1e-9).mean()
         odds[each, labels] -= 1

@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crucible_otel import events as events
     from crucible_otel._setup import Telemetry as Telemetry
     from crucible_otel._setup import attach as attach
     from crucible_otel._setup import configure as configure
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from crucible_otel.errors import UnknownHandlerError as UnknownHandlerError
     from crucible_otel.errors import UnknownNameError as UnknownNameError
     from crucible_otel.verbs import dataset as dataset
-    from crucible_otel.verbs import registry as events
     from crucible_otel.verbs.attaching import attach_handler as attach_handler
     from crucible_otel.verbs.attaching import detach as detach
     from crucible_otel.verbs.attaching import handlers as handlers
@@ -69,7 +69,7 @@ _HOMES = {
     "emit_evaluation": "verbs.emit",
     "emit_step": "verbs.emit",
     "end_span": "verbs.spans",
-    "events": "verbs.registry:",
+    "events": "events:",
     "execute": "verbs.emit",
     "handlers": "verbs.attaching",
     "span": "verbs.spans",
@@ -121,10 +121,13 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{home.rstrip(':')}")
-    value = module if home.endswith(":") else getattr(module, name)
-    globals()[name] = value
-    return value
+    # With configure() come all the others: a child that is forked while another thread imports a module would wait
+    # forever for that thread if it had to import the module itself.
+    for each in __all__ if home == "_setup" else (name,):
+        home = _HOMES[each]
+        module = importlib.import_module(f"{__name__}.{home.rstrip(':')}")
+        globals()[each] = module if home.endswith(":") else getattr(module, each)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

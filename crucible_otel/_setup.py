@@ -236,6 +236,9 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
     from crucible_otel.otel.engine import Engine
     from crucible_otel.otel.projection import TelemetryProjection
 
+    # Not at their first use: a child forked while another thread imports a module would wait for that for ever.
+    from crucible_otel.verbs import attaching, dataset, emit, spans, training, workflow  # noqa: F401
+
     new = Runtime(bus=bus, clock=clock)
     engine = Engine(
         clock=new.clock,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 from opentelemetry.sdk.trace import ReadableSpan
@@ -68,6 +71,17 @@ class Capture:
         """Bring everything here."""
         if self.telemetry is not None and self.telemetry.status()["enabled"]:
             assert self.telemetry.flush(10)
+
+    def encoded(self, signal: str) -> bytes:
+        """The signal as OTLP has it, by the SDK's own encoder."""
+        self.flush()
+        if signal == "spans":
+            message: Any = encode_spans(self._spans.get_finished_spans())
+        elif signal == "logs":
+            message = encode_logs(self._logs.get_finished_logs())
+        else:
+            message = encode_metrics(self._metrics.collections[-1])
+        return bytes(message.SerializeToString())
 
     # -- traces ------------------------------------------------------------------------------------------------------
 

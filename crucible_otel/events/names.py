@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
+from crucible_otel.events.sanitize import utf8
+
 EventName: TypeAlias = "str | tuple[str, ...] | list[str]"
 """``"crucible_kitchen.training.step"`` or ``("crucible_kitchen", "training", "step")``; both are the same name."""
 
 _MAX_LENGTH = 255
+
+
+def text(value: object) -> str:
+    """Return the value as text; the name of its type if it has none."""
+    try:
+        return value if type(value) is str else str(value)
+    except Exception:
+        return type(value).__name__
 
 
 def dotted(name: EventName) -> str:
@@ -17,14 +27,9 @@ def dotted(name: EventName) -> str:
     Args:
         name: Dotted string or sequence of parts.
     """
-    if type(name) is str:
-        return name if len(name) <= _MAX_LENGTH else name[:_MAX_LENGTH]
-    try:
-        if isinstance(name, (tuple, list)):
-            return ".".join(str(part) for part in name)[:_MAX_LENGTH]
-        return str(name)[:_MAX_LENGTH]
-    except Exception:
-        return type(name).__name__
+    if type(name) is not str:
+        name = ".".join(map(text, name)) if isinstance(name, (tuple, list)) else text(name)
+    return utf8(name if len(name) <= _MAX_LENGTH else name[:_MAX_LENGTH])
 
 
 def dotted_all(names: EventName | Iterable[EventName] | None) -> tuple[str, ...] | None:

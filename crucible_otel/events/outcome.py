@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import CancelledError as FutureCancelledError
 
+from crucible_otel.events.names import text
 from crucible_otel.semconv.aliases import VALUES_IN
 from crucible_otel.semconv.attributes import RESULTS
 
@@ -56,10 +57,7 @@ def as_error(value: object) -> BaseException | None:
     """Return what an operation ended with as an exception: itself, or one that stands for the text given instead."""
     if value is None or isinstance(value, BaseException):
         return value
-    try:
-        return Reported(str(value), "_OTHER")
-    except Exception:
-        return Reported("", "_OTHER")
+    return Reported(text(value), "_OTHER")
 
 
 def type_name(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from crucible_otel.events.names import EventName, dotted
+from crucible_otel.events.names import EventName, dotted, text
 from crucible_otel.events.outcome import Reported, result_named
 from crucible_otel.events.sanitize import error_text
 from crucible_otel.events.scope import Scope, current, innermost
@@ -97,8 +97,9 @@ class RawEvents:
             self._runtime.end_orphan(spec, measurements, {**metadata, "result": result or "success"}, error, seed)
             return
         if failed and error is None:
-            kind = str(metadata.get("error_type") or metadata.get("kind") or "_OTHER")
-            error = Reported(str(metadata.get("error", "")), kind)
+            told_as = [metadata.get(name) for name in ("error_type", "kind")]
+            kind = next((text(value) for value in told_as if value is not None), "") or "_OTHER"
+            error = Reported(text(metadata.get("error", "")), kind)
         self._runtime.close(scope, error=error, result=result, measurements=measurements, metadata=metadata, alias=seed)
 
     def _was_expected(self, operation: Operation, family: str, told: str) -> bool:
@@ -112,7 +113,7 @@ class RawEvents:
 def _identity(operation: Operation, fields: Mapping[str, Any]) -> str:
     """Return what tells two operations of one kind apart, as text; empty where nothing is told."""
     value = fields.get(operation.start.fields[0].name)
-    return "" if value is None else str(value)
+    return "" if value is None else text(value)
 
 
 def _opened(operation: Operation, told: str, family: str) -> Scope | None:

@@ -137,7 +137,8 @@ class Runtime:
         event.complete({**scope.fields, **(metadata or {}), "result": outcome}, scope.inherited)
         if spec is operation.exception and error is not None:
             event.metadata.setdefault("error", error_text(error))
-            event.metadata.setdefault("error_type", type_name(error))
+            if outcome != "cancellation":
+                event.metadata.setdefault("error_type", type_name(error))
         try:
             self._finish(event, scope)
         finally:

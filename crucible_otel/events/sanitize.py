@@ -140,7 +140,7 @@ def error_text(error: BaseException) -> str:
         message = str(error)[:_ERROR_CHARACTERS]
     except Exception:
         message = "(its message cannot be shown)"
-    return _utf8(f"{name}: {message}" if message else name)
+    return utf8(f"{name}: {message}" if message else name)
 
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -157,7 +157,7 @@ def _finite(value: Plain) -> Plain:
     return value
 
 
-def _utf8(text: str) -> str:
+def utf8(text: str) -> str:
     """Replace lone surrogates: they are in no valid UTF-8, so a file, a socket or a protobuf would refuse the text."""
     if text.isascii():
         return text
@@ -206,7 +206,7 @@ class _Walk:
             text = text[: limit - 1] + "…"
             self._refusals.converted += 1
         self._characters -= len(text)
-        return _utf8(text)
+        return utf8(text)
 
     def _of_array(self, value: Any, array: Array) -> Plain:
         if array.single and array.on_cpu:
@@ -276,7 +276,7 @@ class _Walk:
 
     def _key(self, key: object) -> str:
         text = key if type(key) is str else self.value(key, 0)
-        return _utf8(str(text)[:_KEY_CHARACTERS]) or "_"
+        return utf8(str(text)[:_KEY_CHARACTERS]) or "_"
 
 
 def _order(item: Plain) -> tuple[str, float, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from crucible_otel.events.event import Event
-from crucible_otel.events.sanitize import Refusals, attribute
+from crucible_otel.events.sanitize import Refusals, attribute, utf8
 from crucible_otel.otel.values import is_kept, number
 
 _KEY_LENGTH = 255
@@ -31,14 +31,14 @@ def of_event(event: Event, refusals: Refusals, *, only_new_to: Any = None) -> di
                 continue
             field = fields.get(name)
             if field is None:
-                _put(out, name[:_KEY_LENGTH] or "_", value, refusals)
+                _put(out, name, value, refusals)
             elif not field.attribute:
                 continue
             elif field.unit == "ns":
                 out[field.attribute] = value * 1e-9
             elif field.type == "map" and field.name == "tags" and hasattr(value, "items"):
                 for key, item in value.items():
-                    _put(out, f"{field.attribute}.{key}"[:_KEY_LENGTH], item, refusals)
+                    _put(out, f"{field.attribute}.{key}", item, refusals)
             elif field.type in ("int", "double") and type(value) not in (int, float):
                 read = number(value) if field.type == "double" or is_kept(value) else value
                 _put(out, field.attribute, value if read is None else read, refusals)
@@ -50,4 +50,4 @@ def of_event(event: Event, refusals: Refusals, *, only_new_to: Any = None) -> di
 def _put(out: dict[str, Any], key: str, value: Any, refusals: Refusals) -> None:
     converted = attribute(value, refusals=refusals)
     if converted is not None:
-        out[key] = converted
+        out[utf8(key[:_KEY_LENGTH]) or "_"] = converted

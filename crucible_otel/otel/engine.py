@@ -22,6 +22,7 @@ from crucible_otel.otel.handle import Handle, Owner
 from crucible_otel.otel.labels import OVERFLOWING, attributes
 from crucible_otel.otel.series import STOPPED, Distribution
 from crucible_otel.otel.snapshot import Exemplar, MetricSnapshot, Point, Snapshot
+from crucible_otel.otel.values import is_kept, number
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Feed, Metric
 from crucible_otel.semconv.registry import HOT
@@ -248,7 +249,16 @@ class Engine:
         size = len(updates)
         chunk = updates[:size]
         del updates[:size]
-        for metric, how, labels, value in chunk:
+        kept = {(each[0].name, each[2]): index for index, each in enumerate(chunk) if is_kept(each[3])}
+        for index, (metric, how, labels, value) in enumerate(chunk):
+            if kept and is_kept(value):  # on an accelerator: of those for one series only the last is read
+                if kept[metric.name, labels] != index:
+                    continue
+                read = number(value)
+                if read is None:
+                    self.refused(1)
+                    continue
+                value = read
             self._apply(metric, how, labels, value)
 
     def _apply(self, metric: Metric, how: str, labels: tuple[Any, ...], value: float) -> None:

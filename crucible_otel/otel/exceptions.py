@@ -10,6 +10,7 @@ import traceback
 from typing import Any
 
 from crucible_otel.events.outcome import Reported, type_name
+from crucible_otel.events.sanitize import utf8
 from crucible_otel.semconv.names import EXCEPTION_MESSAGE, EXCEPTION_STACKTRACE, EXCEPTION_TYPE
 
 _MESSAGE, _STACK = 4096, 32_768
@@ -18,7 +19,7 @@ _MESSAGE, _STACK = 4096, 32_768
 def message(error: BaseException) -> str:
     """Return the text of an exception, cut; never raises."""
     try:
-        return str(error)[:_MESSAGE]
+        return utf8(str(error)[:_MESSAGE])
     except Exception:
         return "(no text)"
 
@@ -28,7 +29,7 @@ def described(error: BaseException) -> dict[str, Any]:
     if isinstance(error, Reported):
         return {EXCEPTION_TYPE: error.kind, EXCEPTION_MESSAGE: message(error)}
     try:
-        stack = "".join(traceback.format_exception(type(error), error, error.__traceback__))[-_STACK:]
+        stack = utf8("".join(traceback.format_exception(type(error), error, error.__traceback__))[-_STACK:])
     except Exception:
         stack = ""
     return {EXCEPTION_TYPE: type_name(error), EXCEPTION_MESSAGE: message(error), EXCEPTION_STACKTRACE: stack}

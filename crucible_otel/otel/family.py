@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ from crucible_otel.otel.labels import OVERFLOWING, attributes, label
 from crucible_otel.otel.sequence import in_order
 from crucible_otel.otel.series import STOPPED, Distribution, state_class
 from crucible_otel.otel.snapshot import Point
-from crucible_otel.otel.values import number, spelled
+from crucible_otel.otel.values import cleaned, settled, spelled
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Metric, Severity
 from crucible_otel.semconv.training import NONFINITE_EVENT
@@ -27,11 +28,12 @@ class Family:
 
     Attributes:
         spec: The event.
-        buffer: Records that are not folded yet, one after the other: ``owner, *columns``.
+        buffer: After its first half, which stays empty, the records that are not folded yet, one after the other:
+            ``owner, *columns``. A list that is emptied gives its memory back and grows again in forty steps.
         columns: Fields of a record, in order.
         width: Entries of the buffer a record takes.
         gauges: Indices of the columns whose values are gauges of numbers.
-        full: Entries of the buffer at which the thread that makes the next record folds.
+        full: Length of the buffer at which the thread that makes the next record folds.
         attributes: Names of the attributes of its series.
         interval_s: Least time between two log events of a handle.
     """
@@ -46,21 +48,25 @@ class Family:
         gauged = {feed.field for feed in streams if feed.how == "set" and feed.field != spec.sequence}
         self.gauges = frozenset(index for index, name in enumerate(self.columns) if name in gauged)
         self.state_class = state_class(spec, streams)
-        self.buffer: list[Any] = []
         self.width = len(self.columns) + 1
-        self.full = limit * self.width
+        self._start = limit * self.width
+        self.full = 2 * self._start
+        self.buffer: list[Any] = [None] * self._start
         self.logged: weakref.WeakKeyDictionary[Owner, tuple[Any, ...]] = weakref.WeakKeyDictionary()
         self._streams = tuple((feed, f"stream_{index}") for index, feed in enumerate(streams))
         place = {name: index + 1 for index, name in enumerate(self.columns)}
         self._folds = tuple(
-            (feed.how, compiled(feed, slot, place.get(feed.field, 0), engine)) for feed, slot in self._streams
+            (feed.how, compiled(feed, slot, place.get(feed.field, 0), engine, spec.sequence))
+            for feed, slot in self._streams
         )
         self._number, self._duration = place.get(spec.sequence, 0), place.get("duration", 0)
         self.attributes = streams[0].metric.attributes
         self._series: dict[tuple[str, ...], Any] = {}
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
         extra = self._further[0].field if self._further else "None"
-        self._build = generate(spec, self.columns, extra)
+        self._build = generate(
+            spec, self.columns, extra, buffer=self.buffer, limit=self.full, now=engine.clock.now, fold=self.fold
+        )
 
     # -- handles -----------------------------------------------------------------------------------------------------
 
@@ -83,7 +89,11 @@ class Family:
 
     def bind(self, owner: Owner, slow: Callable[..., None]) -> Any:
         """Return the recording functions of an owner."""
-        return self._build(owner, self.buffer, self.buffer.extend, self._engine.clock.now, self.fold, slow, self.full)
+        return self._build(owner, slow)
+
+    def waiting(self) -> list[Any]:
+        """Return the records that are not folded yet, one after the other."""
+        return self.buffer[self._start :]
 
     def rearm(self) -> None:
         """Have every handle look again at who listens."""
@@ -91,6 +101,15 @@ class Family:
             handle.rearm()
 
     # -- the slow road -----------------------------------------------------------------------------------------------
+
+    def taken(self, column: str, value: Any) -> Any:
+        """Return a value as it goes into a record: a number, a tensor to be read later, or None."""
+        if column == self.spec.sequence and value is not None:
+            try:
+                return operator.index(value)
+            except Exception:
+                pass
+        return settled(value)
 
     def told(self) -> bool:
         """Return whether a handler subscribes to this event."""
@@ -107,10 +126,14 @@ class Family:
 
     def further(self, owner: Owner, values: Any) -> None:
         """Record a map of further values."""
-        items = values.items() if hasattr(values, "items") else ()
+        try:
+            items = list(values.items())
+        except Exception:
+            self.refused(1)
+            return
         for feed in self._further:
-            for name, value in list(items):
-                read = number(value)
+            for name, value in items:
+                read = settled(value)
                 if read is None:
                     self._engine.update(*self._engine.refusal)
                 else:
@@ -154,12 +177,12 @@ class Family:
 
     def fold_now(self, *, hot: bool) -> None:
         """Fold what is buffered; the engine's lock is held."""
-        buffer, width = self.buffer, self.width
+        buffer, width, start = self.buffer, self.width, self._start
         entries = len(buffer)
-        if not entries:
+        if entries == start:
             return
-        columns = [buffer[index:entries:width] for index in range(width)]
-        del buffer[:entries]
+        columns = [buffer[index:entries:width] for index in range(start, start + width)]
+        del buffer[start:entries]
         owners = columns[0]
         last, size = owners[-1], len(owners)
         if owners.count(last) == size:
@@ -175,15 +198,22 @@ class Family:
     def _fold(self, owner: Owner, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
         state = owner.state
         if self._number:
-            columns, size, late = in_order(owner, columns, size, self._number, self._duration)
+            try:
+                columns, size, late = in_order(owner, columns, size, self._number, self._duration)
+            except Exception:  # a value that cannot even be compared
+                columns, size, late = in_order(owner, cleaned(columns), size, self._number, self._duration)
             for additions in late:
                 self._add_late(owner, additions)
             if not size:
                 return
         state.touched = True
         for _, fold in self._folds:
-            fold(state, owner, columns, size, exemplar)
-        owner.tail = tuple(column[-1] for column in columns)
+            try:
+                fold(state, owner, columns, size, exemplar)
+            except Exception:
+                columns = cleaned(columns)
+                fold(state, owner, columns, size, exemplar)
+        owner.tail = tuple([column[-1] for column in columns])
 
     def _add_late(self, owner: Owner, additions: list[Any]) -> None:
         columns = [(value,) for value in additions]
@@ -213,6 +243,6 @@ class Family:
 
     def clear(self) -> None:
         """Start from zero."""
-        self.buffer.clear()
+        del self.buffer[self._start :]
         for state in self._series.values():
             state.clear()

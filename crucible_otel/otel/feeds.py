@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from crucible_otel.otel.series import STOPPED, Distribution, plain
-from crucible_otel.otel.values import finite, is_kept, number, settled
+from crucible_otel.otel.values import LARGE, finite, is_kept, number, settled
 from crucible_otel.semconv.model import Feed
 
 _NUMBERS = (float, int)
@@ -28,7 +28,7 @@ class Sink(Protocol):
         """Values of a diverted histogram."""
 
 
-def compiled(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
+def compiled(feed: Feed, slot: str, column: int, sink: Sink, sequence: str) -> Fold:
     """Return the fold of one feed.
 
     Args:
@@ -36,8 +36,10 @@ def compiled(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
         slot: Name of the stream's slot in the series.
         column: Index of its field in the record; ignored by ``count``.
         sink: See :class:`Sink`.
+        sequence: The field that numbers the records, or empty.
     """
-    return _COMPILERS[feed.how](feed, slot, column, sink)
+    numbered = sequence and feed.field == sequence and feed.how == "set"
+    return _COMPILERS["number" if numbered else feed.how](feed, slot, column, sink)
 
 
 def _count(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
@@ -65,7 +67,7 @@ def _sum(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
                 continue
             if type(value) is not int:
                 value = number(value)
-            if value is None or not math.isfinite(value) or value < 0:
+            if value is None or not 0 <= value < LARGE:
                 refused += 1
             else:
                 total += value
@@ -75,11 +77,18 @@ def _sum(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
 
     def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
         values = columns[column]
-        if not any(values):
+        last = values[-1]
+        if (
+            last is values[0]
+            and (last is None or (type(last) is int and 0 <= last < LARGE))
+            and values.count(last) == size
+        ):
+            if last:  # the same number again and again
+                setattr(state, slot, getattr(state, slot) + last * size)
             return
         try:
             total = sum(values)
-            if type(total) is not int or min(values) < 0:
+            if type(total) is not int or min(values) < 0 or total >= LARGE:
                 total = careful(values)
         except Exception:
             total = careful(values)
@@ -118,13 +127,20 @@ def _set(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
             return
         if type(last) in _NUMBERS and type(values[0]) in _NUMBERS:  # else a tensor would be asked to add
             try:
-                total = sum(values)
+                total = last if last is values[0] and values.count(last) == size else sum(values)
                 if type(total) in _NUMBERS and isfinite(total):
                     setattr(state, slot, last)
                     return
             except Exception:
                 pass
         careful(state, owner, values)
+
+    return fold
+
+
+def _number(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
+    def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
+        setattr(state, slot, owner.sequence)
 
     return fold
 
@@ -159,4 +175,6 @@ def _record(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
     return fold
 
 
-_COMPILERS = {"count": _count, "rewind": _rewind, "sum": _sum, "set": _set, "record": _record}
+_COMPILERS = {
+    "count": _count, "rewind": _rewind, "sum": _sum, "set": _set, "number": _number, "record": _record,
+}  # fmt: skip

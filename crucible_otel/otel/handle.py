@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from crucible_otel.events.scope import Scope
-from crucible_otel.otel.values import finite, is_kept, number, settled
+from crucible_otel.otel.values import finite, is_kept, number
 from crucible_otel.semconv.model import Event as EventSpec
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Record = Callable[..., None]
 
 _TEMPLATE = """
-def build(owner, buffer, extend, now, fold, slow, limit):
+def build(owner, slow):
     last = now()
     due = -INFINITY
     def record({signature}):
@@ -32,14 +32,14 @@ def build(owner, buffer, extend, now, fold, slow, limit):
             slow(at, {columns}, {extra})
             return
         extend((owner, {columns}))
-        if len(buffer) >= limit:
+        if len(buffer) >= {limit}:
             fold()
     def commit(at, {positional}):
         if at >= due{guards}:
             slow(at, {columns}, {extra})
             return
         extend((owner, {columns}))
-        if len(buffer) >= limit:
+        if len(buffer) >= {limit}:
             fold()
     def mark():
         nonlocal last
@@ -51,13 +51,28 @@ def build(owner, buffer, extend, now, fold, slow, limit):
 """
 
 
-def generate(spec: EventSpec, columns: tuple[str, ...], extra: str) -> Callable[..., Any]:
+def generate(
+    spec: EventSpec,
+    columns: tuple[str, ...],
+    extra: str,
+    *,
+    buffer: list[Any],
+    limit: int,
+    now: Callable[[], float],
+    fold: Callable[[], None],
+) -> Callable[..., Any]:
     """Compile the recording functions of a hot event.
+
+    What all handles share are globals of the functions, which cost less than cells: those are copied at every call.
 
     Args:
         spec: The event.
         columns: Its fields in the order of the record.
         extra: The field that holds a map of further values, or ``None`` as text.
+        buffer: Where the records go.
+        limit: Its length at which it is folded.
+        now: The monotonic clock.
+        fold: Folds it.
     """
     interval = spec.timing == "interval"
     totals = {feed.field for feed in spec.feeds if feed.how == "sum"}
@@ -71,10 +86,13 @@ def generate(spec: EventSpec, columns: tuple[str, ...], extra: str) -> Callable[
         columns=", ".join(columns),
         positional=", ".join([*columns, *(f"{name}=None" for name in maps)]),
         extra=extra,
+        limit=limit,
         guards="".join(f" or (type({name}) is not float and {name} is not None)" for name in spec.graphs)
         + "".join(f" or {name} is not None" for name in maps),
     )
-    scope: dict[str, Any] = {"INFINITY": math.inf}
+    scope: dict[str, Any] = {
+        "INFINITY": math.inf, "buffer": buffer, "extend": buffer.extend, "now": now, "fold": fold,
+    }  # fmt: skip
     exec(compile(code, f"<{spec.name}>", "exec"), scope)
     build: Callable[..., Any] = scope["build"]
     return build
@@ -140,10 +158,17 @@ class Handle:
         self._log_due_s = -math.inf
         self.rearm()
 
+    def take_log(self, at: float) -> bool:
+        """Take the right to emit the log event of the next record oneself; False while the rate limit holds."""
+        if not self._family.spec.logged or at < self._log_due_s:
+            return False
+        self._log_due_s = at + self._family.interval_s
+        return True
+
     def last_record(self) -> tuple[Any, ...] | None:
         """Return the last record of this handle's owner."""
         owner = self.owner
-        buffer, width = self._family.buffer[:], self._family.width
+        buffer, width = self._family.waiting(), self._family.width
         for start in range(len(buffer) - width, -1, -width):
             if buffer[start] is owner:
                 return tuple(buffer[start : start + width])
@@ -158,7 +183,7 @@ class Handle:
         family, owner = self._family, self.owner
         number = family.columns.index(family.spec.sequence) + 1 if family.spec.sequence else 0
         reached = owner.sequence
-        buffer, width = family.buffer[:], family.width
+        buffer, width = family.waiting(), family.width
         for start in range(0, len(buffer), width):
             if buffer[start] is owner:
                 given = buffer[start + number]
@@ -174,8 +199,11 @@ class Handle:
 
     def _slow(self, at: float, *values: Any) -> None:
         family, owner = self._family, self.owner
-        columns = tuple(settled(value) if index in family.gauges else value for index, value in enumerate(values[:-1]))
-        refused = sum(values[index] is not None and columns[index] is None for index in family.gauges)
+        columns = tuple(
+            value if type(value) is float else family.taken(name, value)
+            for name, value in zip(family.columns, values, strict=False)
+        )
+        refused = sum(values[index] is not None and columns[index] is None for index in range(len(columns)))
         if refused:
             family.refused(refused)
         record = (owner, *columns)
@@ -201,14 +229,12 @@ def measured(
     fields = {field.name: field for field in spec.fields}
     totals = {feed.field for feed in spec.feeds if feed.how == "sum"}
     for name, value in zip(columns, record[1:], strict=True):
-        if value is None or (name in totals and not value):
-            continue
         field = fields[name]
-        if field.unit == "ns":
-            value = max(0, round(value * 1e9))
-        elif is_kept(value):
+        if is_kept(value):
             value = number(value)
-        if value is not None:
+        if field.unit == "ns" and value is not None:
+            value = max(0, round(value * 1e9)) if finite(value) else None
+        if value is not None and not (name in totals and value == 0):
             out[0 if field.measurement else 1][name] = value
     return out
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from crucible_otel.events.event import Event
+from crucible_otel.events.translate import text_keys
 from crucible_otel.otel.labels import label
-from crucible_otel.otel.values import number
+from crucible_otel.otel.values import LARGE, number
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Feed, Metric
 from crucible_otel.semconv.names import ERROR_TYPE
@@ -31,8 +32,7 @@ class Plan:
         """Return the updates that an event asks for; values that are no numbers give None in place of the value."""
         for feed, sources in self._steps:
             if feed.each:
-                values = event.value(feed.field)
-                for name, value in list(values.items()) if hasattr(values, "items") else ():
+                for name, value in text_keys(event.value(feed.field)).items():
                     read = number(value)
                     if read is not None:
                         yield feed.metric, feed.how, tuple(source(event, name) for source in sources), read
@@ -42,7 +42,7 @@ class Plan:
                 yield feed.metric, *_WITHOUT_FIELD[feed.how], labels, -1.0 if feed.how == "down" else 1.0
                 continue
             given = event.value(feed.field)
-            read = given if type(given) is int else number(given)
+            read = given if type(given) is int and -LARGE < given < LARGE else number(given)
             if read is not None:
                 yield feed.metric, feed.how, labels, read * feed.scale if feed.scale != 1.0 else read
 

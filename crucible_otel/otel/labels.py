@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from crucible_otel.events.sanitize import utf8
 from crucible_otel.semconv.model import Metric
 from crucible_otel.semconv.names import OVERFLOW
 
@@ -22,7 +23,7 @@ def label(value: object) -> str:
         text = value if type(value) is str else str(value)
     except Exception:
         return ""
-    return text if len(text) <= _TEXT else text[:_TEXT]
+    return utf8(text if len(text) <= _TEXT else text[:_TEXT])
 
 
 def attributes(metric: Metric, labels: tuple[Any, ...]) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from crucible_otel.events.event import Event
 from crucible_otel.events.outcome import Terminated
 from crucible_otel.events.runtime import Runtime
 from crucible_otel.events.sanitize import Refusals
-from crucible_otel.events.scope import Scope, carrying, current, innermost
+from crucible_otel.events.scope import Scope, carrying, chain, current, innermost
 from crucible_otel.otel.attributes import of_event
 from crucible_otel.otel.engine import Engine
 from crucible_otel.otel.exceptions import described, message
@@ -130,17 +130,25 @@ class TelemetryProjection:
         for field in spec.fields:
             if field.unit == "ns" and isinstance(given.get(field.name), (int, float)):
                 given[field.name] = given[field.name] * 1e-9
+        now_s = self._engine.clock.now()
+        log = handle.take_log(now_s)  # here, where all that the event carries is known
         if spec.timing == "interval" and "duration" in given:
             totals = {feed.field for feed in spec.feeds if feed.how == "sum"}
             columns = [given.get(name, 0 if name in totals else None) for name in family.columns]
-            handle.commit(self._engine.clock.now(), *columns, further)
+            handle.commit(now_s, *columns, further)
         else:
             given.pop("duration", None)
             handle.record(**given, **({"metrics": further} if further is not None else {}))
-        if self._bus.wants(spec.name):
-            self.report(
-                spec, measurements, metadata, handle.owner.scope or current(), log=False, tell=True, alias=alias
-            )
+        if log:
+            record = handle.last_record()
+            if record is not None:
+                family.logged[handle.owner] = record
+            family.fold()
+        tell = self._bus.wants(spec.name)
+        if log or tell:
+            owner, here = handle.owner.scope, current()
+            scope = here if owner is None or owner in chain(here) else owner
+            self.report(spec, measurements, metadata, scope, log=log, tell=tell, alias=alias)
         return True
 
     def fault(self, component: str, error: BaseException) -> None:
@@ -198,7 +206,9 @@ class TelemetryProjection:
         family, scope = self._engine.families[spec.name], innermost(TRAINING.name)
         inherited = scope.inherited if scope is not None else {}
         names = {field.attribute: field.name for field in spec.fields if field.attribute}
-        labels = tuple(label(metadata.get(names[name]) or inherited.get(names[name])) for name in family.attributes)
+        labels = tuple(
+            label(metadata.get(names[name])) or label(inherited.get(names[name])) for name in family.attributes
+        )
         if scope is None:
             return self._engine.bound(spec, labels, silent=True)
         key = "raw " + spec.name
@@ -254,8 +264,8 @@ class TelemetryProjection:
 
     def _failed(self, span: Span, event: Event) -> None:
         error = event.error
-        reported = str(event.metadata.get("error", ""))
-        span.set_attribute(ERROR_TYPE, str(event.metadata.get("error_type") or "_OTHER"))
+        reported = label(event.metadata.get("error"))
+        span.set_attribute(ERROR_TYPE, label(event.metadata.get("error_type")) or "_OTHER")
         span.set_status(Status(StatusCode.ERROR, message(error) if error is not None else reported or None))
         if error is not None and self._on_span:  # one record a span
             span.add_event(EXCEPTION_EVENT, described(error), timestamp=event.time_ns)

@@ -6,12 +6,16 @@ as such; no number is the next one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from crucible_otel.otel.handle import Owner
+from crucible_otel.otel.values import LARGE
 
 Columns = Sequence[Sequence[Any]]
+_WHOLE = 256
 
 
 def in_order(owner: Owner, columns: Columns, size: int, number: int, duration: int) -> tuple[Columns, int, list[Any]]:
@@ -31,10 +35,30 @@ def in_order(owner: Owner, columns: Columns, size: int, number: int, duration: i
             if numbers.count(None) == size:
                 owner.sequence += size
                 return [*columns[:number], [owner.sequence], *columns[number + 1 :]], size, []
-        elif numbers == list(range(first, first + size)):
+        elif _follow(numbers, first, size):
             owner.sequence += size
             return columns, size, []
     return _one_by_one(owner, columns, number, duration)
+
+
+def _follow(numbers: Sequence[Any], first: int, size: int) -> bool:
+    """Return whether the numbers count up from the first.
+
+    Those of a whole chunk are compared as one integer, which costs half as much as one by one.
+    """
+    if size % _WHOLE == 0 and numbers[0] == first >= 0 and numbers[-1] == first + size - 1:
+        pack, ramp, ones = _as_one(size)
+        try:
+            return pack(*numbers) == (ramp + first * ones).to_bytes(4 * size, "little")
+        except (struct.error, OverflowError):  # no integers, or such beyond 32 bits
+            pass
+    return list(numbers) == list(range(first, first + size))
+
+
+@lru_cache(maxsize=4)
+def _as_one(size: int) -> tuple[Callable[..., bytes], int, int]:
+    pack = struct.Struct(f"<{size}I").pack
+    return pack, int.from_bytes(pack(*range(size)), "little"), int.from_bytes(pack(*[1] * size), "little")
 
 
 def _one_by_one(owner: Owner, columns: Columns, number: int, duration: int) -> tuple[Columns, int, list[Any]]:
@@ -66,9 +90,8 @@ def _one_by_one(owner: Owner, columns: Columns, number: int, duration: int) -> t
 
 
 def _whole(value: Any, default: int) -> int:
-    if type(value) is int:
-        return value
     try:
-        return int(value)
+        number = value if type(value) is int else int(value)
     except Exception:
         return default
+    return number if -LARGE < number < LARGE else default

@@ -7,14 +7,20 @@ chunk is folded, and only the last one of the chunk. Everything else becomes a f
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
+
+LARGE: Final = 2**53
+"""A count or a number beyond this is a mistake; added up it would not fit into what is sent."""
 
 
 def settled(value: Any) -> Any:
     """Return a float, a detached accelerator tensor to be read later, or None for what is no number; never raises."""
     kind = type(value)
-    if kind is float or kind is int or value is None:
+    if kind is float or value is None:
         return value
+    if kind is int:
+        return value if -LARGE < value < LARGE else number(value)
     try:
         detach = getattr(value, "detach", None)
         if detach is not None:
@@ -23,7 +29,7 @@ def settled(value: Any) -> Any:
         place = getattr(device, "type", None) or getattr(device, "platform", None)
         if place is not None and place != "cpu":
             return value
-        return float(value)
+        return _read(value)
     except Exception:
         return None
 
@@ -35,9 +41,23 @@ def number(value: Any) -> float | None:
     if value is None:
         return None
     try:
-        return float(value)
+        return _read(value)
     except Exception:
         return None
+
+
+def _read(value: Any) -> float:
+    item = getattr(value, "item", None)  # an array of one element is a number, whatever its shape
+    return float(value if item is None else item())
+
+
+def cleaned(columns: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    """Return the columns of records, the owners first, with nothing in them but numbers and gaps."""
+    return [columns[0], *([_clean(value) for value in column] for column in columns[1:])]
+
+
+def _clean(value: Any) -> float | None:
+    return value if type(value) is int and -LARGE < value < LARGE else number(value)
 
 
 def is_kept(value: Any) -> bool:

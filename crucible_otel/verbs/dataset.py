@@ -10,6 +10,8 @@ from crucible_otel.otel.labels import label
 from crucible_otel.semconv.dataset import BATCH_EVENT, LOAD_EVENT
 from crucible_otel.verbs.given import duration_ns, guarded, present
 
+__all__ = ["batch", "load"]
+
 
 @guarded
 def load(
@@ -53,6 +55,6 @@ def batch(batch_size: int, *, dataset: str = "", wait_s: float | None = None, in
     if index is not None and current.bus.wants(BATCH_EVENT.name):
         wait = duration_ns(wait_s, "dataset.batch(wait_s)")
         measurements = present(batch_size=batch_size, wait_time=wait)
-        current.execute(BATCH_EVENT.name, measurements, {"batch_idx": index, "dataset": dataset or None})
+        current.execute(BATCH_EVENT.name, measurements, {"batch_idx": index, "dataset": label(dataset) or None})
         return
     engine_of(current).bound(BATCH_EVENT, (label(dataset),)).record(batch_size=batch_size, wait_time=wait_s)

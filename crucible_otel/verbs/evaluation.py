@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from crucible_otel.events.names import text
 from crucible_otel.events.runtime import Runtime
 from crucible_otel.events.scope import Scope
 from crucible_otel.otel.values import settled
 from crucible_otel.semconv.training import CHECKPOINT_OPERATION, EVALUATION_OPERATION
-from crucible_otel.verbs.given import guarded, mapping, text
+from crucible_otel.verbs.given import guarded, mapping
 from crucible_otel.verbs.managed import Managed
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def path_text(path: Any) -> str | None:
     """Return a path as text; None for none."""
     try:
         return None if path is None else os.fsdecode(path)
-    except TypeError:
+    except Exception:
         return text(path)
 
 

@@ -63,14 +63,6 @@ def mapping(value: Any, what: str) -> dict[str, Any]:
     return text_keys(value)
 
 
-def text(value: Any) -> str:
-    """Return the value as text; the name of its type if it has none."""
-    try:
-        return value if type(value) is str else str(value)
-    except Exception:
-        return type(value).__name__
-
-
 def present(**values: Any) -> dict[str, Any]:
     """Return those that are not None."""
     return {name: value for name, value in values.items() if value is not None}

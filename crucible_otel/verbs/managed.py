@@ -8,10 +8,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
+from crucible_otel.events.names import text
 from crucible_otel.events.runtime import Runtime, runtime
 from crucible_otel.events.scope import Scope
 from crucible_otel.semconv.model import Operation
-from crucible_otel.verbs.given import text
 from crucible_otel.verbs.wrapping import wrap
 
 F = TypeVar("F", bound=Callable[..., Any])

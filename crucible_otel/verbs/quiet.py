@@ -77,12 +77,27 @@ class QuietWorkflow(Nothing):
 class QuietStep:
     """A step that only has its number."""
 
-    __slots__ = ("accumulated", "number")
-
-    log = skip = staticmethod(nothing)
+    __slots__ = ("_logged", "_skipped", "accumulated", "number")
 
     def __init__(self, number: int) -> None:
         self.number, self.accumulated = number, 1
+        self._logged = self._skipped = False
+
+    def log(
+        self,
+        loss: Any = None,
+        learning_rate: Any = None,
+        gradient_norm: Any = None,
+        tokens: Any = None,
+        samples: Any = None,
+        metrics: Any = None,
+    ) -> None:
+        """Remember that it was made."""
+        self._logged = True
+
+    def skip(self, reason: str = "") -> None:
+        """Remember that it was not made."""
+        self._skipped = True
 
 
 class QuietRun:
@@ -122,13 +137,20 @@ class QuietRun:
         return self._counted(iter(loader), step, whole(accumulate, "run.steps(accumulate)", least=1) or 1)
 
     def _counted(self, batches: Iterator[T], step: QuietStep, accumulate: int) -> Iterator[tuple[T, QuietStep]]:
-        for index, batch in enumerate(batches):
-            if index % accumulate:
-                step.accumulated += 1
-            else:
-                step.number, step.accumulated = step.number + 1, 1
+        made = False
+        try:
+            for index, batch in enumerate(batches):
+                if index % accumulate:
+                    step.accumulated += 1
+                else:
+                    self._reached = step.number = step.number - step._skipped
+                    step.number, step.accumulated = step.number + 1, 1
+                    step._logged = step._skipped = False
+                yield batch, step
+            made = True
+        finally:
+            if (made or step._logged) and not step._skipped:
                 self._reached = step.number
-            yield batch, step
 
     def evaluate(self, split: str = "validation", **fields: Any) -> Nothing:
         """Do nothing."""

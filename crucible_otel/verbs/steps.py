@@ -68,7 +68,7 @@ class Step:
             self._metrics = metrics if self._metrics is None else _joined(self._metrics, metrics)
 
     def skip(self, reason: str = "user") -> None:
-        """Say that the optimizer step was not made: it is counted as skipped instead."""
+        """Say that the optimizer step was not made: it is counted as skipped, and the next one gets its number."""
         self._skipped = True
         self._run.skip(reason, step=self.number)
 
@@ -142,7 +142,9 @@ class Steps:
     def _finish(self, at_s: float) -> None:
         self._open = False
         step = self._step
-        if not step._skipped:
+        if step._skipped:
+            step.number -= 1
+        else:
             self._commit(
                 at_s,
                 at_s - self._began_s - (self._run.excluded_s - self._excluded_s),

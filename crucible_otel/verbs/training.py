@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from crucible_otel.events.names import text
 from crucible_otel.events.runtime import runtime
 from crucible_otel.events.scope import innermost
 from crucible_otel.semconv.training import TRAINING
-from crucible_otel.verbs.given import mapping, text, whole
+from crucible_otel.verbs.given import mapping, whole
 from crucible_otel.verbs.quiet import QuietRun
 from crucible_otel.verbs.run import RUN, Run
 
@@ -41,7 +42,7 @@ def train(
     if not runtime().enabled:
         return cast("Run", QuietRun(text(model), epochs, begin))
     given = {
-        "model": model,
+        "model": text(model),
         "total_steps": whole(total_steps, "train(total_steps)", least=0),
         "total_epochs": epochs,
         "start_step": begin or None,

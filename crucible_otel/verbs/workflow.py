@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from crucible_otel.events.names import text
 from crucible_otel.events.runtime import runtime
 from crucible_otel.semconv.workflow import STAGE_OPERATION, WORKFLOW_OPERATION
-from crucible_otel.verbs.given import mapping, text
+from crucible_otel.verbs.given import mapping
 from crucible_otel.verbs.managed import Managed
 from crucible_otel.verbs.quiet import NOTHING, QuietWorkflow, new_run_id
 
@@ -53,7 +54,7 @@ def workflow(name: str, *, run_id: str | None = None, tags: Mapping[str, Any] | 
     identity = "" if run_id is None else text(run_id)
     if not runtime().enabled:
         return cast("Workflow", QuietWorkflow(identity))
-    given = {"workflow": name, "run_id": identity, "tags": mapping(tags, "workflow(tags)") or None, **fields}
+    given = {"workflow": text(name), "run_id": identity, "tags": mapping(tags, "workflow(tags)") or None, **fields}
     return Workflow(WORKFLOW_OPERATION, given)
 
 
@@ -74,4 +75,4 @@ def stage(name: str, *, module: str | None = None, index: int | None = None, **f
     """
     if not runtime().enabled:
         return cast("Stage", NOTHING)
-    return Stage(STAGE_OPERATION, {"stage": name, "module": module, "stage_index": index, **fields})
+    return Stage(STAGE_OPERATION, {"stage": text(name), "module": module, "stage_index": index, **fields})

@@ -88,4 +88,4 @@ def test_an_error_in_words_becomes_one() -> None:
     assert as_error(error) is error
     assert as_error(None) is None
     assert ("boom", "_OTHER") == (str(as_error("boom")), type_name(as_error("boom") or error))
-    assert "" == str(as_error(Unprintable()))
+    assert "Unprintable" == str(as_error(Unprintable()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,6 +60,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
 
     def __enter__(self) -> Program:
@@ -67,8 +69,7 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
+        self._kill()
         _, errors = self._process.communicate()
         if error is not None and errors:
             sys.stderr.write(errors)  # pytest shows it with the failure
@@ -82,6 +83,14 @@ class Program:
         """Wait for its next line of output and return it; empty when it has ended."""
         assert self._process.stdout is not None
         return self._process.stdout.readline().rstrip("\n")
+
+    def until(self, text: str) -> str:
+        """Read its output up to a line that has this in it, and return that line."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if text in line:
+                return line.rstrip("\n")
+        raise AssertionError(f"it ended without saying {text!r}")
 
     def say(self, text: str = "") -> None:
         """Write a line to its standard input."""
@@ -105,10 +114,15 @@ class Program:
             code = self._process.wait(GIVE_UP_S)
             at_s = time.monotonic()
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
         output, errors = self._process.communicate()
         assert code is not None, f"still running after {GIVE_UP_S} s\n{output}\n{errors}"
         return Ended(code=code, output=output.splitlines(), errors=errors.splitlines(), at_s=at_s)
+
+    def _kill(self) -> None:
+        """End what is left of it, its children too: they hold its pipes open."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def run(source: str, environ: Mapping[str, str] | None = None, *, code: int = 0) -> Ended:

@@ -156,8 +156,7 @@ def test_two_ranks_of_a_job_share_its_run_id_and_differ_in_the_rest(
     ended: list[Ended] = []
     with programs[0], programs[1]:
         for program in programs:
-            while not (line := program.line()).startswith("weight"):
-                assert line, "it ended"  # both shall serve at once
+            program.until("weight")  # both shall serve at once
         for rank, program in enumerate(programs):
             program.say(str(base + rank))
         ended = [program.end() for program in programs]

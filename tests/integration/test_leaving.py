@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -195,10 +196,12 @@ def test_sigterm_with_a_hung_receiver_ends_the_process_in_time(receiver: OtlpRec
     receiver.hang()
     with Program(TRAINING.format(before="", each=""), sending_to(receiver)) as program:
         assert "running" == program.line()
+        sent_s = time.monotonic()
         program.terminate()
         ended = program.end()
 
     assert -signal.SIGTERM == ended.code
+    assert ended.at_s - sent_s < EXIT_S
 
 
 def test_a_users_sigterm_handler_is_called_at_once_and_telemetry_is_flushed(receiver: OtlpReceiver) -> None:

@@ -24,6 +24,11 @@ def framework_events() -> tuple[str, ...]:
     return tuple(alias.name for alias in FRAMEWORK if not alias.name.endswith(".exception"))
 
 
+def standard_events() -> tuple[str, ...]:
+    """Return the standard events of the CrucibleTelemetry README, by its names."""
+    return (*training_events(), *framework_events())
+
+
 def canonical_events() -> tuple[str, ...]:
     """Return our own names of all events."""
     return tuple(EVENTS)

@@ -1,0 +1,119 @@
+"""``python -m benchmarks.unreachable``: what a receiver that is not there costs the demo's training.
+
+Pairs of processes train the demo's model: one with telemetry switched off, one with everything on and nothing listening
+at the endpoint. Compared are the wall time of the training and the CPU time of the whole process during it, background
+threads included; what counts is the median of the pairs' ratios. Shown too: how long the second takes from its last
+line to its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from benchmarks.environment import ROOT
+
+TARGET: Final = 1.02
+EXIT_S: Final = 3.5
+_BATCH_SIZE, _SEED = 32, 7
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the pairs and print the figures; 1 when the target was missed and ``--strict`` was said."""
+    options = _options(arguments)
+    if options.child:
+        _train(options.epochs)
+        return 0
+    with _nothing_listens() as endpoint:
+        off = {"OTEL_SDK_DISABLED": "true"}
+        on = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
+        _run(options.epochs, off)  # the first one finds cold files
+        pairs = []
+        for number in range(options.pairs):
+            # Who is first changes, so that a machine that grows warmer or busier favours nobody.
+            one, other = (off, on) if number % 2 else (on, off)
+            first, second = _run(options.epochs, one), _run(options.epochs, other)
+            pairs.append((first, second) if one is off else (second, first))
+            print(f"pair {number + 1} of {options.pairs}: {_ratio(*pairs[-1], 'wall_s'):.4f}", file=sys.stderr)
+    print(f"{options.pairs} pairs, {options.epochs} epochs of the demo's training, nothing listening at {endpoint}")
+    met = True
+    for name, title in (("wall_s", "wall time"), ("cpu_s", "CPU time")):
+        ratios = sorted(_ratio(without, with_it, name) for without, with_it in pairs)
+        median = statistics.median(ratios)
+        seconds = statistics.median(without[name] for without, _ in pairs)
+        met = met and median <= TARGET
+        print(
+            f"{title + ':':<11} {median:.4f} of {seconds:.2f} s without telemetry (median; {ratios[0]:.4f} to "
+            f"{ratios[-1]:.4f}; target <= {TARGET})"
+        )
+    leaving = max(with_it["leaving_s"] for _, with_it in pairs)
+    met = met and leaving <= EXIT_S
+    print(f"from the last line to the end of the process: {leaving:.2f} s at most (target <= {EXIT_S})")
+    return 0 if met or not options.strict else 1
+
+
+def _ratio(without: dict[str, float], with_it: dict[str, float], name: str) -> float:
+    return with_it[name] / without[name]
+
+
+def _run(epochs: int, environ: dict[str, str]) -> dict[str, float]:
+    # One thread for NumPy's products: else the threads' waiting for each other is most of what is measured.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "CRUCIBLE_OTEL_"))}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.unreachable", "--child", "--epochs", str(epochs)],
+        env={**inherited, **threads, **environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
+    ended_s = time.monotonic()
+    found: dict[str, float] = json.loads(done.stdout)
+    return {**found, "leaving_s": ended_s - found["last_line_s"]}
+
+
+def _train(epochs: int) -> None:
+    import crucible_otel as cx
+    from crucible_otel.cli.demo.model import make
+    from crucible_otel.cli.demo.story import tell
+
+    cx.configure()
+    with tempfile.TemporaryDirectory() as folder:
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        tell(make(_SEED), epochs=epochs, batch_size=_BATCH_SIZE, seed=_SEED, folder=Path(folder))
+        found = {"wall_s": time.perf_counter() - wall_s, "cpu_s": time.process_time() - cpu_s}
+    print(json.dumps({**found, "last_line_s": time.monotonic()}), flush=True)
+
+
+@contextmanager
+def _nothing_listens() -> Iterator[str]:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.unreachable", description="A receiver that is not there."
+    )
+    parser.add_argument("--pairs", type=int, default=10, help="pairs of runs (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of each run (default: %(default)s)")
+    parser.add_argument("--strict", action="store_true", help="fail when a target is missed")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The registry of events."""
+
+from __future__ import annotations
+
+import pytest
+
+import crucible_otel as cx
+from crucible_otel.semconv.registry import ALIASES, EVENTS
+
+
+def test_the_twelve_events_of_the_kitchen() -> None:
+    """As the guide lists them."""
+    assert (
+        "workflow.run.start workflow.run.stop workflow.run.exception stage.run.start stage.run.stop stage.run.exception "
+        "training.step training.epoch training.checkpoint training.eval dataset.load dataset.batch"
+    ).split() == [name.removeprefix("crucible_kitchen.") for name in cx.events.events()]
+
+
+def test_the_standard_events_by_family() -> None:
+    """As the README of CrucibleTelemetry lists them, failures that were added to them apart."""
+    training = "training.start training.stop epoch.start epoch.stop batch.stop checkpoint.saved".split()
+    framework = "pipeline.start pipeline.stop stage.start stage.stop".split()
+    assert tuple(f"crucible_train.{name}" for name in training) == cx.events.training_events()
+    assert tuple(f"crucible_framework.{name}" for name in framework) == cx.events.framework_events()
+    assert (*cx.events.training_events(), *cx.events.framework_events()) == cx.events.standard_events()
+
+
+def test_the_categories_hold_the_families() -> None:
+    """Each family under its category."""
+    assert {
+        "kitchen": cx.events.events(),
+        "training": cx.events.training_events(),
+        "framework": cx.events.framework_events(),
+    } == cx.events.events_by_category()
+
+
+def test_an_event_of_a_seed_is_described_in_its_words() -> None:
+    """Category and description of the README, measurements with units, metadata, and our name of it."""
+    assert {
+        "category": "training",
+        "description": "Epoch completed with metrics",
+        "canonical": "crucible.training.epoch.stop",
+        "measurements": {"duration": "ns", "loss": "", "accuracy": ""},
+        "metadata": ("epoch", "learning_rate"),
+    } == cx.events.event_info(("crucible_train", "epoch", "stop"))
+
+
+def test_an_event_of_ours_is_described() -> None:
+    """With the names of its fields."""
+    info = cx.events.event_info("crucible.dataset.batch")
+    assert info is not None
+    assert ("dataset", "Batch processed.", {"batch_size": "{record}", "wait_time": "ns"}) == (
+        info["category"],
+        info["description"],
+        info["measurements"],
+    )
+
+
+def test_an_unknown_event_has_no_description() -> None:
+    """None, for a name that nobody has."""
+    assert cx.events.event_info("nobody.knows") is None
+
+
+@pytest.mark.parametrize("name", cx.events.all_events())
+def test_every_event_is_described(name: str) -> None:
+    """All names that are known, ours and the seeds'."""
+    info = cx.events.event_info(name)
+    assert info is not None
+    assert info["description"]
+    assert info["canonical"] in EVENTS
+
+
+def test_all_events_are_ours_and_the_seeds() -> None:
+    """Ours first."""
+    assert (*EVENTS, *ALIASES) == cx.events.all_events()
+    assert tuple(EVENTS) == cx.events.canonical_events()
