@@ -14,12 +14,13 @@ from benchmarks.result import Result, Section
 
 METHOD = """\
 In processes of their own. *Series*: `tracemalloc` over 10,000 model names, one step of each folded, buffers emptied and
-garbage collected: the object that holds the six streams (steps, tokens, loss, learning rate, gradient norm, step number
-and duration among them), its histogram with all its buckets, the tuple of its attribute values, the numbers it holds and
-its share of the index. Not counted: the model's name, which is the program's own string. *Handle* is what a run in
-progress adds for recording: its owner and its compiled functions. *Finished run*: the same through the public API,
-`cx.train(model).start()`, three steps, `finish()`, and a flush: what stays for good, with the series of its
-duration. *Growth*: resident memory before and after the steps, with the default exporters."""
+garbage collected: the object that holds the six streams (steps, tokens, loss, learning rate, gradient norm, duration)
+and four more (step number, samples, data wait, rewinds), its histogram with all its buckets, the tuple of its attribute
+values, every number, and its share of the index. Not counted: the model's name, which is the program's own string, and
+exemplars, at most one a bucket. *Handle* is what a run in progress adds for recording: its owner, its compiled
+functions, its last records. *Finished run*: through the public API, `cx.train(model).start()`, three steps, `finish()`,
+and a flush: what stays for good, with the series of its duration and exemplars. *Growth*: resident memory before and
+after the steps, with the default exporters."""
 
 _MODELS, _STEPS, _WARM_UP = 10_000, 10_000_000, 1_000_000
 
@@ -76,13 +77,15 @@ def _series(models: int) -> dict[str, Any]:
             step(warm, 1)
         tracemalloc.start()
         before = traced()
+        for number, name in enumerate(names, 1):
+            step(engine.handle(STEP_EVENT, (name,), None, {}), number)
+        found = {"series": traced() - before}
+        before = traced()
         handles = [engine.handle(STEP_EVENT, (name,), None, {}) for name in names]
         for number, handle in enumerate(handles, 1):
             step(handle, number)
-        both = traced()
+        found["handle"] = traced() - before
         del handles, handle
-        found = {"series": traced() - before}
-        found["handle"] = both - before - found["series"]
         before = traced()
         for name in more:
             run = cx.train(name).start()
@@ -93,11 +96,8 @@ def _series(models: int) -> dict[str, Any]:
         telemetry.flush(30.0)
         found["run"] = traced() - before
         state = family.series((names[5],))
-        held = [getattr(state, name, None) for name in type(state).__slots__]
-        found["parts"] = {
-            "state": sys.getsizeof(state),
-            **{f"{type(each).__name__} {index}": sys.getsizeof(each) for index, each in enumerate(held)},
-        }
+        parts = {"series": state, "attribute values": state.values, "histogram": state.stream_1}
+        found["parts"] = {name: sys.getsizeof(part) for name, part in parts.items()}
     return found
 
 

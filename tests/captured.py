@@ -70,7 +70,7 @@ class Capture:
     def flush(self) -> None:
         """Bring everything here."""
         if self.telemetry is not None and self.telemetry.status()["enabled"]:
-            assert self.telemetry.flush(10)
+            assert self.telemetry.flush(30)
 
     def encoded(self, signal: str) -> bytes:
         """The signal as OTLP has it, by the SDK's own encoder."""

@@ -34,7 +34,7 @@ def said(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     ]
 
 
-# -- once ----------------------------------------------------------------------------------------------------------------
+# -- once --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_second_call_returns_the_same_handle(capture: Capture, caplog: pytest.LogCaptureFixture) -> None:
@@ -135,7 +135,7 @@ def test_configuring_again_and_again_leaves_nothing_behind(capture: Capture) -> 
     assert before >= threading.active_count()
 
 
-# -- what it says --------------------------------------------------------------------------------------------------------
+# -- what it says ------------------------------------------------------------------------------------------------------
 
 
 def test_it_states_in_one_line_what_it_did(receiver: OtlpReceiver, caplog: pytest.LogCaptureFixture) -> None:
@@ -200,7 +200,7 @@ def test_the_run_id_is_the_jobs(capture: Capture, monkeypatch: pytest.MonkeyPatc
     assert ids[2]
 
 
-# -- from the environment ------------------------------------------------------------------------------------------------
+# -- from the environment ----------------------------------------------------------------------------------------------
 
 
 def test_the_environment_alone_is_enough(
@@ -241,7 +241,7 @@ def test_an_unknown_handler_kind_says_which_exist(
     assert ({}, None, before) == (cx.handlers(), runtime().owner, threading.active_count())
 
 
-# -- bad arguments -------------------------------------------------------------------------------------------------------
+# -- bad arguments -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_a_pipeline_that_cannot_be_built_leaves_nothing_behind(monkeypatch: pyte
     assert (None, before) == (runtime().owner, threading.active_count())
 
 
-# -- handlers ------------------------------------------------------------------------------------------------------------
+# -- handlers ----------------------------------------------------------------------------------------------------------
 
 
 def test_handlers_may_be_one_name_or_pairs(capture: Capture, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_shutting_down_delivers_what_handlers_accepted(capture: Capture, tmp_pat
     assert ["crucible-kitchen-jsonl"] == list(cx.handlers())
 
 
-# -- the fixture ---------------------------------------------------------------------------------------------------------
+# -- the fixture -------------------------------------------------------------------------------------------------------
 
 
 def test_fresh_leaves_no_trace(capture: Capture) -> None:

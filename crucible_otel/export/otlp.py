@@ -182,7 +182,9 @@ def _observing_session(observed: list[object]) -> Any:
             try:
                 response = super().request(*args, **kwargs)
             except Exception as error:
-                observed.append(error)
+                # The SDK's last try may begin with no time left, a plain ValueError: what came before says more.
+                if type(error) is not ValueError or not observed:
+                    observed.append(error)
                 raise
             observed.append(response.status_code)
             return response

@@ -142,9 +142,10 @@ class Background(Generic[T]):
     def _send(self, mark: _Mark) -> None:
         self._queue.put(mark)
         self._urgent.release()
-        thread = self._thread
-        if thread is None or not thread.is_alive():
-            self._work(self._queue, wait=False)  # nothing was ever queued, or no thread can start any more
+        with self._lock:  # held by who starts the thread: one that is being started is not alive yet
+            thread = self._thread
+            if thread is None or not thread.is_alive():
+                self._work(self._queue, wait=False)  # nothing was ever queued, or no thread can start any more
 
     def _start(self) -> None:
         with self._lock:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from crucible_otel.otel.feeds import compiled
 from crucible_otel.otel.handle import Handle, Owner, generate, measured, suspicious
 from crucible_otel.otel.labels import OVERFLOWING, attributes, label
 from crucible_otel.otel.sequence import in_order
-from crucible_otel.otel.series import STOPPED, Distribution, state_class
+from crucible_otel.otel.series import Series, state_class
 from crucible_otel.otel.snapshot import Point
 from crucible_otel.otel.values import cleaned, settled, spelled
 from crucible_otel.semconv.model import Event as EventSpec
-from crucible_otel.semconv.model import Metric, Severity
+from crucible_otel.semconv.model import Feed, Metric, Severity
 from crucible_otel.semconv.training import NONFINITE_EVENT
 
 if TYPE_CHECKING:
@@ -47,13 +48,13 @@ class Family:
         self.columns = tuple(field.name for field in spec.fields if field.name in used)
         gauged = {feed.field for feed in streams if feed.how == "set" and feed.field != spec.sequence}
         self.gauges = frozenset(index for index, name in enumerate(self.columns) if name in gauged)
-        self.state_class = state_class(spec, streams)
+        self.state_class, slots = state_class(spec, streams)
         self.width = len(self.columns) + 1
         self._start = limit * self.width
         self.full = 2 * self._start
         self.buffer: list[Any] = [None] * self._start
         self.logged: weakref.WeakKeyDictionary[Owner, tuple[Any, ...]] = weakref.WeakKeyDictionary()
-        self._streams = tuple((feed, f"stream_{index}") for index, feed in enumerate(streams))
+        self._streams = tuple(zip(streams, slots, strict=True))
         place = {name: index + 1 for index, name in enumerate(self.columns)}
         self._folds = tuple(
             (feed.how, compiled(feed, slot, place.get(feed.field, 0), engine, spec.sequence))
@@ -206,14 +207,13 @@ class Family:
                 self._add_late(owner, additions)
             if not size:
                 return
-        state.touched = True
         for _, fold in self._folds:
             try:
                 fold(state, owner, columns, size, exemplar)
             except Exception:
                 columns = cleaned(columns)
                 fold(state, owner, columns, size, exemplar)
-        owner.tail = tuple([column[-1] for column in columns])
+        owner.tail = (None, *[column[-1] for column in columns[1:]])
 
     def _add_late(self, owner: Owner, additions: list[Any]) -> None:
         columns = [(value,) for value in additions]
@@ -221,25 +221,29 @@ class Family:
             if how in ("set", "sum"):
                 fold(owner.state, owner, columns, 1, None)
         if owner.tail is not None:
-            owner.tail = tuple(old if new is None else new for old, new in zip(owner.tail, additions, strict=True))
+            merged = [old if new is None else new for old, new in zip(owner.tail, additions, strict=True)]
+            owner.tail = (None, *merged[1:])
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def points(self, started_ns: int) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
         """Return the points of every metric; the engine's lock is held."""
-        states = [state for state in list(self._series.values()) if state.touched]
+        states = list(self._series.values())
         for feed, slot in self._streams:
-            points = []
-            for state in states:
-                value = getattr(state, slot)
-                if value is None or value is STOPPED or (feed.how in ("sum", "rewind") and not value):
-                    continue
-                named = attributes(feed.metric, state.values)
-                if isinstance(value, Distribution):
-                    points.append(Point(named, value.snapshot(), started_ns, value.samples()))
-                else:
-                    points.append(Point(named, value, started_ns))
-            yield feed.metric, tuple(points)
+            yield feed.metric, tuple(self._of_stream(feed, slot, states, started_ns))
+
+    def _of_stream(self, feed: Feed, slot: Any, states: list[Series], started_ns: int) -> Iterator[Point]:
+        whole = feed.how != "set" or feed.field == self.spec.sequence
+        for state in states:
+            if isinstance(slot, str):
+                found = getattr(state, slot)
+                if found is not None:
+                    yield Point(attributes(feed.metric, state.values), found.snapshot(), started_ns, found.samples())
+                continue
+            value = state[slot]
+            if math.isfinite(value) and (value or feed.how == "set"):
+                value = int(value) if whole and value.is_integer() else value
+                yield Point(attributes(feed.metric, state.values), value, started_ns)
 
     def clear(self) -> None:
         """Start from zero."""

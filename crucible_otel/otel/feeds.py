@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from crucible_otel.otel.series import STOPPED, Distribution, plain
+from crucible_otel.otel.series import HELD, Distribution, plain
 from crucible_otel.otel.values import LARGE, finite, is_kept, number, settled
 from crucible_otel.semconv.model import Feed
 
@@ -28,12 +28,12 @@ class Sink(Protocol):
         """Values of a diverted histogram."""
 
 
-def compiled(feed: Feed, slot: str, column: int, sink: Sink, sequence: str) -> Fold:
+def compiled(feed: Feed, slot: Any, column: int, sink: Sink, sequence: str) -> Fold:
     """Return the fold of one feed.
 
     Args:
         feed: The feed.
-        slot: Name of the stream's slot in the series.
+        slot: Where the series keeps the stream.
         column: Index of its field in the record; ignored by ``count``.
         sink: See :class:`Sink`.
         sequence: The field that numbers the records, or empty.
@@ -42,23 +42,23 @@ def compiled(feed: Feed, slot: str, column: int, sink: Sink, sequence: str) -> F
     return _COMPILERS["number" if numbered else feed.how](feed, slot, column, sink)
 
 
-def _count(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
+def _count(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
     def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
-        setattr(state, slot, getattr(state, slot) + size)
+        state[slot] += size
 
     return fold
 
 
-def _rewind(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
+def _rewind(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
     def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
         if owner.rewinds:
-            setattr(state, slot, getattr(state, slot) + owner.rewinds)
+            state[slot] += owner.rewinds
             owner.rewinds = 0
 
     return fold
 
 
-def _sum(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
+def _sum(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
     def careful(values: Sequence[Any]) -> float:
         total: float = 0
         refused = 0
@@ -73,7 +73,7 @@ def _sum(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
                 total += value
         if refused:
             sink.refused(refused)
-        return int(total) if type(total) is float and total.is_integer() else total
+        return total
 
     def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
         values = columns[column]
@@ -84,7 +84,7 @@ def _sum(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
             and values.count(last) == size
         ):
             if last:  # the same number again and again
-                setattr(state, slot, getattr(state, slot) + last * size)
+                state[slot] += last * size
             return
         try:
             total = sum(values)
@@ -92,16 +92,16 @@ def _sum(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
                 total = careful(values)
         except Exception:
             total = careful(values)
-        setattr(state, slot, getattr(state, slot) + total)
+        state[slot] += total
 
     return fold
 
 
-def _set(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
-    field, isfinite = feed.field, math.isfinite
+def _set(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
+    field = feed.field
 
     def careful(state: Any, owner: Any, values: Sequence[Any]) -> None:
-        present = getattr(state, slot)
+        present = state[slot]
         last = len(values) - 1
         for index, value in enumerate(values):
             if value is None:
@@ -116,36 +116,40 @@ def _set(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
             elif finite(read):
                 present = read
             else:
-                sink.nonfinite(owner, field, read, owner.sequence - (last - index) if present is not STOPPED else None)
-                present = STOPPED
-        setattr(state, slot, present)
+                sink.nonfinite(owner, field, read, owner.sequence - (last - index) if present != HELD else None)
+                present = HELD
+        state[slot] = present
 
     def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
         values = columns[column]
         last = values[-1]
         if last is None and values.count(None) == size:
             return
-        if type(last) in _NUMBERS and type(values[0]) in _NUMBERS:  # else a tensor would be asked to add
-            try:
-                total = last if last is values[0] and values.count(last) == size else sum(values)
-                if type(total) in _NUMBERS and isfinite(total):
-                    setattr(state, slot, last)
-                    return
-            except Exception:
-                pass
-        careful(state, owner, values)
+        if type(last) in _NUMBERS and type(values[0]) in _NUMBERS and _are_finite(values, last, size):
+            state[slot] = last  # a tensor would not be asked to add
+        else:
+            careful(state, owner, values)
 
     return fold
 
 
-def _number(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
+def _are_finite(values: Sequence[Any], last: Any, size: int) -> bool:
+    try:
+        total = last if last is values[0] and values.count(last) == size else sum(values)
+        return type(total) in _NUMBERS and math.isfinite(total)
+    except Exception:
+        return False
+
+
+def _number(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
     def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
-        setattr(state, slot, owner.sequence)
+        if -LARGE < owner.sequence < LARGE:
+            state[slot] = owner.sequence
 
     return fold
 
 
-def _record(feed: Feed, slot: str, column: int, sink: Sink) -> Fold:
+def _record(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
     bounds, isfinite = feed.metric.buckets, math.isfinite
 
     def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:

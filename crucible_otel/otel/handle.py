@@ -107,7 +107,7 @@ class Owner:
         sequence: Number of the last record, where the event is numbered.
         rewinds: Times the number went down in the chunk being folded.
         carried_s: Time between two reports of the same number, which belongs to the next.
-        tail: Its last folded record.
+        tail: Its last folded record, without itself.
         fields: What its log events and its events for handlers carry besides the record.
         tolerated: Fields of which a value that is not finite is expected now and then.
     """
@@ -166,12 +166,12 @@ class Handle:
         return True
 
     def last_record(self) -> tuple[Any, ...] | None:
-        """Return the last record of this handle's owner."""
+        """Return the last record of this handle's owner, without the owner: who keeps it keeps nobody alive."""
         owner = self.owner
         buffer, width = self._family.waiting(), self._family.width
         for start in range(len(buffer) - width, -1, -width):
             if buffer[start] is owner:
-                return tuple(buffer[start : start + width])
+                return (None, *buffer[start + 1 : start + width])
         return owner.tail
 
     def reached(self) -> int | None:
@@ -206,8 +206,7 @@ class Handle:
         refused = sum(values[index] is not None and columns[index] is None for index in range(len(columns)))
         if refused:
             family.refused(refused)
-        record = (owner, *columns)
-        family.buffer.extend(record)
+        family.buffer.extend((owner, *columns))
         tell = not self._silent and family.told()
         log = family.spec.logged and at >= self._log_due_s
         if values[-1] is not None:
@@ -215,7 +214,7 @@ class Handle:
         if log:
             self._log_due_s = at + family.interval_s
         if tell or log:
-            family.report(owner, record, log=log, tell=tell, extra=values[-1])
+            family.report(owner, (None, *columns), log=log, tell=tell, extra=values[-1])
         self._arm(-math.inf if tell else self._log_due_s if family.spec.logged else math.inf)
         if len(family.buffer) >= family.full or (log and family.looks_bad(columns)):
             family.fold()

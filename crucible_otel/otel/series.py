@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from crucible_otel.otel.snapshot import Exemplar, Histogram
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Feed
 
+if TYPE_CHECKING:
+    Doubles = array[float]
+else:
+    Doubles = array  # which cannot be subscripted before Python 3.12
 
-class Distribution:
-    """One histogram series."""
+_TOTAL, _LOW, _HIGH, _BUCKETS = range(4)
 
-    __slots__ = ("buckets", "exemplars", "high", "low", "total")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.buckets = [0] * (len(bounds) + 1)
-        self.total, self.low, self.high = 0.0, math.inf, -math.inf
-        self.exemplars: dict[int, Exemplar] | None = None
+class Distribution(Doubles):
+    """One histogram series, eight bytes a number: sum, least and greatest value, then the count of each bucket."""
+
+    __slots__ = ("exemplars",)
+    exemplars: dict[int, Exemplar] | None
+
+    def __new__(cls, bounds: Sequence[float]) -> Distribution:
+        """Make an empty one."""
+        initial = (0.0, math.inf, -math.inf, *[0.0] * (len(bounds) + 1))
+        self = cast("Distribution", super().__new__(cls, "d", initial))
+        self.exemplars = None
+        return self
 
     def observe(
         self, bounds: Sequence[float], values: Sequence[float], low: float, high: float, total: float, exemplar: Any
@@ -31,21 +42,20 @@ class Distribution:
         cut at the bounds in between, which costs less than a search per value.
         """
         first, last, size = bisect_left(bounds, low), bisect_left(bounds, high), len(values)
-        buckets = self.buckets
         if first == last:
-            buckets[first] += size
+            self[_BUCKETS + first] += size
         else:
             ordered, done = sorted(values), 0
             for index in range(first, last):
                 upto = bisect_right(ordered, bounds[index], done)
-                buckets[index] += upto - done
+                self[_BUCKETS + index] += upto - done
                 done = upto
-            buckets[last] += size - done
-        self.total += total
-        if low < self.low:
-            self.low = low
-        if high > self.high:
-            self.high = high
+            self[_BUCKETS + last] += size - done
+        self[_TOTAL] += total
+        if low < self[_LOW]:
+            self[_LOW] = low
+        if high > self[_HIGH]:
+            self[_HIGH] = high
         if exemplar is not None:
             if self.exemplars is None:
                 self.exemplars = {}
@@ -54,7 +64,8 @@ class Distribution:
 
     def snapshot(self) -> Histogram:
         """Return the cumulative state."""
-        return Histogram(sum(self.buckets), self.total, self.low, self.high, tuple(self.buckets))
+        buckets = tuple(map(int, self[_BUCKETS:]))
+        return Histogram(sum(buckets), self[_TOTAL], self[_LOW], self[_HIGH], buckets)
 
     def samples(self) -> tuple[Exemplar, ...]:
         """Return the newest exemplar of each bucket."""
@@ -66,6 +77,8 @@ class Stopped:
 
 
 STOPPED = Stopped()
+UNSET, HELD = math.nan, math.inf
+"""Stand in a series for a gauge without a value, and for one whose last value was not finite."""
 
 
 def plain(values: Iterable[float | None], *, clamp: bool) -> tuple[list[float], float, float, float] | None:
@@ -84,26 +97,50 @@ def plain(values: Iterable[float | None], *, clamp: bool) -> tuple[list[float], 
     return (kept, min(kept), max(kept), math.fsum(kept)) if kept else None
 
 
-def state_class(spec: EventSpec, feeds: Sequence[Feed]) -> type[Any]:
-    """Make the class of a hot event's series: one slot a stream, and the attribute values.
+class Series(Doubles):
+    """The state of a hot event's series: eight bytes for each stream that is a number, and its histograms.
+
+    Attributes:
+        values: The attribute values.
+    """
+
+    __slots__ = ("values",)
+    values: tuple[Any, ...]
+    initial: tuple[float, ...]
+    histograms: tuple[str, ...]
+
+    def __new__(cls, values: tuple[Any, ...]) -> Series:
+        """Make one that nothing was folded into."""
+        self = cast("Series", super().__new__(cls, "d", cls.initial))
+        self.values = values
+        self.clear()
+        return self
+
+    def clear(self) -> None:
+        """Start from zero."""
+        self[:] = array("d", self.initial)
+        for name in self.histograms:
+            setattr(self, name, None)
+
+
+def state_class(spec: EventSpec, feeds: Sequence[Feed]) -> tuple[type[Series], tuple[Any, ...]]:
+    """Make the class of a hot event's series.
 
     Args:
         spec: The hot event.
         feeds: Those of its feeds that become streams of a series.
+
+    Returns:
+        The class, and where it keeps each of the streams: an index, or the name of a histogram.
     """
-    names = tuple(f"stream_{index}" for index in range(len(feeds)))
-
-    def __init__(self: Any, values: tuple[str, ...]) -> None:
-        self.values = values
-        self.clear()
-
-    def clear(self: Any) -> None:
-        self.touched = False
-        for name, feed in zip(names, feeds, strict=True):
-            setattr(self, name, 0 if feed.how in ("count", "sum", "rewind") else None)
-
-    return type(
-        "Series_" + spec.name.rpartition(".")[2],
-        (),
-        {"__slots__": ("touched", "values", *names), "__init__": __init__, "clear": clear},
-    )
+    initial: list[float] = []
+    slots: list[int | str] = []
+    for index, feed in enumerate(feeds):
+        if feed.how == "record":
+            slots.append(f"stream_{index}")
+        else:
+            slots.append(len(initial))
+            initial.append(0.0 if feed.how in ("count", "sum", "rewind") else UNSET)
+    histograms = tuple(slot for slot in slots if isinstance(slot, str))
+    members = {"__slots__": histograms, "initial": tuple(initial), "histograms": histograms}
+    return type("Series_" + spec.name.rpartition(".")[2], (Series,), members), tuple(slots)

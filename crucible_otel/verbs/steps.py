@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crucible_otel.verbs.run import Run
 
 _NESTED = 4
+_NOTHING = (None,) * 6
+Given = tuple[Any, Any, Any, Any, Any, Any]
+"""Loss, learning rate, gradient norm, tokens, samples, metrics."""
 
 
 class Step:
@@ -19,18 +22,12 @@ class Step:
         accumulated: Which of its batches this is, from 1.
     """
 
-    __slots__ = (
-        "_gradient_norm", "_learning_rate", "_logged", "_loss", "_metrics", "_run", "_samples", "_skipped", "_tokens",
-        "accumulated", "number",
-    )  # fmt: skip
+    __slots__ = ("_given", "_run", "_skipped", "accumulated", "number")
 
     def __init__(self, run: Run) -> None:
         self._run, self.number, self.accumulated = run, 0, 1
-        self._reset()
-
-    def _reset(self) -> None:
-        self._loss = self._learning_rate = self._gradient_norm = self._metrics = self._tokens = self._samples = None
-        self._logged = self._skipped = False
+        self._given: Given | None = None
+        self._skipped = False
 
     def log(
         self,
@@ -53,19 +50,8 @@ class Step:
             samples: Samples trained on, instead of what the batches tell.
             metrics: Further values, name -> number.
         """
-        self._logged = True
-        if loss is not None:
-            self._loss = loss
-        if learning_rate is not None:
-            self._learning_rate = learning_rate
-        if gradient_norm is not None:
-            self._gradient_norm = gradient_norm
-        if tokens is not None:
-            self._tokens = tokens if self._tokens is None else _added(self._tokens, tokens)
-        if samples is not None:
-            self._samples = samples if self._samples is None else _added(self._samples, samples)
-        if metrics is not None:
-            self._metrics = metrics if self._metrics is None else _joined(self._metrics, metrics)
+        given = (loss, learning_rate, gradient_norm, tokens, samples, metrics)
+        self._given = given if self._given is None else _together(self._given, given)
 
     def skip(self, reason: str = "user") -> None:
         """Say that the optimizer step was not made: it is counted as skipped, and the next one gets its number."""
@@ -74,15 +60,20 @@ class Step:
 
 
 class Steps:
-    """Iterator over ``(batch, step)``; see ``Run.steps``."""
+    """Iterable of ``(batch, step)``; see ``Run.steps``.
+
+    The loop runs in a generator that refers to this object, which holds what is known of the step in progress: the
+    run can end that from outside, and it ends by itself when the loop is left and the generator goes.
+    """
 
     __slots__ = (
         "__weakref__",
         "_accumulate",
+        "_batches",
         "_began_s",
         "_commit",
         "_excluded_s",
-        "_get",
+        "_loop",
         "_now",
         "_open",
         "_run",
@@ -99,73 +90,136 @@ class Steps:
         handle = run.handle
         self._run, self._accumulate, self._samples = run, accumulate, samples
         self._commit, self._now = handle.commit, run.runtime.clock.now
-        self._get: Callable[[], Any] = iter(loader).__next__
+        self._batches = iter(loader)
         self._step = Step(run)
         self._step.number = start if start is not None else handle.next_number() - 1
         self._wait_s = self._began_s = self._excluded_s = 0.0
         self._seen_samples: Any = 0
-
-    def __iter__(self) -> Steps:
-        return self
+        self._loop: Iterator[tuple[Any, Step]] | None = None
 
     def __next__(self) -> tuple[Any, Step]:
-        step, asked_s = self._step, self._now()
-        if self._open:
-            if step.accumulated < self._accumulate:
+        if self._loop is None:
+            self._loop = iter(self)
+        try:
+            return next(self._loop)
+        except BaseException:
+            self._loop = None  # one that raised is at its end, but a loader that raised need not be
+            raise
+
+    def __iter__(self) -> Iterator[tuple[Any, Step]]:
+        now, commit, run, known, accumulate = self._now, self._commit, self._run, self._samples, self._accumulate
+        step = self._step
+        kind: Any = None  # of a batch that need only be asked for its length
+        asked_s = now()
+        for batch in self._batches:
+            arrived_s = now()
+            if self._open:
+                self._further(batch, arrived_s - asked_s)
+            else:
+                step.number += 1
+                self._began_s = arrived_s
+                self._wait_s = arrived_s - asked_s
+                self._excluded_s = run.excluded_s
                 try:
-                    batch = self._get()
-                except StopIteration:
-                    self._finish(asked_s)
-                    raise
-                waited_s = self._now() - asked_s
-                self._wait_s += waited_s
-                self._excluded_s -= waited_s
-                step.accumulated += 1
-                self._seen_samples += self._samples if self._samples is not None else size_of(batch)
-                return batch, step
+                    self._seen_samples = len(batch) if type(batch) is kind else known
+                except Exception:
+                    self._seen_samples = None
+                if self._seen_samples is None:
+                    self._seen_samples = size_of(batch)
+                    kind = type(batch) if as_long(batch, self._seen_samples) else None
+                self._open = True
+            yield batch, step
+            asked_s = now()
+            if not self._open or step.accumulated < accumulate:
+                continue
+            if step._skipped:
+                self._finish(asked_s)
+                continue
+            # What `_finish` does, without the call.
+            loss, learning_rate, gradient_norm, tokens, samples, metrics = step._given or _NOTHING
+            step._given = None
+            step.accumulated = 1
+            self._open = False
+            commit(
+                asked_s,
+                asked_s - self._began_s - (run.excluded_s - self._excluded_s),
+                loss,
+                learning_rate,
+                gradient_norm,
+                tokens,
+                self._seen_samples if samples is None else samples,
+                step.number,
+                self._wait_s,
+                metrics,
+            )
+        if self._open:
             self._finish(asked_s)
-        batch = self._get()
-        step.number += 1
-        self._began_s = arrived_s = self._now()
-        self._wait_s = arrived_s - asked_s
-        self._excluded_s = self._run.excluded_s
-        self._seen_samples = self._samples if self._samples is not None else size_of(batch)
-        self._open = True
-        return batch, step
+
+    def _further(self, batch: Any, waited_s: float) -> None:
+        """Take in another batch of the step in progress."""
+        self._wait_s += waited_s
+        self._excluded_s -= waited_s
+        self._step.accumulated += 1
+        self._seen_samples += size_of(batch) if self._samples is None else self._samples
 
     def leave(self) -> None:
         """End the step in progress, as the loop is over: it counts if something was logged."""
-        if self._open and self._step._logged:
+        if self._open and self._step._given is not None:
             self._finish(self._now())
         self._open = False
 
     def _finish(self, at_s: float) -> None:
         self._open = False
         step = self._step
-        if step._skipped:
-            step.number -= 1
-        else:
-            self._commit(
-                at_s,
-                at_s - self._began_s - (self._run.excluded_s - self._excluded_s),
-                step._loss,
-                step._learning_rate,
-                step._gradient_norm,
-                step._tokens,
-                self._seen_samples if step._samples is None else step._samples,
-                step.number,
-                self._wait_s,
-                step._metrics,
-            )
+        loss, learning_rate, gradient_norm, tokens, samples, metrics = step._given or _NOTHING
+        step._given = None
         step.accumulated = 1
-        if step._logged or step._skipped:
-            step._reset()
+        if step._skipped:
+            step._skipped = False
+            step.number -= 1
+            return
+        self._commit(
+            at_s,
+            at_s - self._began_s - (self._run.excluded_s - self._excluded_s),
+            loss,
+            learning_rate,
+            gradient_norm,
+            tokens,
+            self._seen_samples if samples is None else samples,
+            step.number,
+            self._wait_s,
+            metrics,
+        )
 
     def __del__(self) -> None:
         self.leave()
 
 
+def as_long(batch: Any, size: int) -> bool:
+    """Return whether the length of a batch of this type is its number of samples."""
+    try:
+        return bool(batch.shape) and len(batch) == size
+    except Exception:
+        return False
+
+
+def _together(before: Given, more: Given) -> Given:
+    *kept, tokens, samples, metrics = before
+    loss, rate, norm, more_tokens, more_samples, more_metrics = more
+    latest = [old if new is None else new for old, new in zip(kept, (loss, rate, norm), strict=True)]
+    return (
+        latest[0],
+        latest[1],
+        latest[2],
+        _added(tokens, more_tokens),
+        _added(samples, more_samples),
+        _joined(metrics, more_metrics),
+    )
+
+
 def _added(before: Any, more: Any) -> Any:
+    if before is None or more is None:
+        return before if more is None else more
     try:
         return before + more
     except Exception:
@@ -173,6 +227,8 @@ def _added(before: Any, more: Any) -> Any:
 
 
 def _joined(before: Any, more: Any) -> Any:
+    if before is None or more is None:
+        return before if more is None else more
     try:
         return {**before, **more}
     except Exception:

@@ -35,7 +35,7 @@ def runtime() -> Runtime:
     return Runtime()
 
 
-# -- names ---------------------------------------------------------------------------------------------------------------
+# -- names -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_a_handler_of_everything_may_ask_for_the_seeds_names(runtime: Runtime) -
     ] == seen
 
 
-# -- registration --------------------------------------------------------------------------------------------------------
+# -- registration ------------------------------------------------------------------------------------------------------
 
 
 def test_a_taken_id_is_refused_and_the_first_handler_stays(runtime: Runtime) -> None:
     """No event is delivered twice, and the error names the id and the ways out."""
     first = attach(runtime, ["e"])
-    with pytest.raises(DuplicateHandlerError, match="'one' is attached already.*replace=True"):
+    with pytest.raises(DuplicateHandlerError, match=r"'one' is attached already.*replace=True"):
         attach(runtime, ["e"])
     runtime.execute("e")
     assert [("e", {}, {})] == first
@@ -260,7 +260,7 @@ def test_listeners_hear_of_changes_as_long_as_they_live(runtime: Runtime) -> Non
     assert 2 == listener.heard
 
 
-# -- isolation -----------------------------------------------------------------------------------------------------------
+# -- isolation ---------------------------------------------------------------------------------------------------------
 
 
 def raising(*args: Any) -> None:
@@ -355,7 +355,7 @@ def test_a_flush_tells_whether_every_handler_was_in_time(runtime: Runtime) -> No
     assert not runtime.bus.flush(1.0)
 
 
-# -- filters and sampling ------------------------------------------------------------------------------------------------
+# -- filters and sampling ----------------------------------------------------------------------------------------------
 
 
 def test_a_filter_decides_by_event_and_values(runtime: Runtime) -> None:
@@ -402,7 +402,7 @@ def test_starts_and_ends_are_never_sampled(runtime: Runtime) -> None:
     assert ["crucible.stage.start", "crucible.stage.stop"] * 2 == seen.names
 
 
-# -- re-entrance and threads ---------------------------------------------------------------------------------------------
+# -- re-entrance and threads -------------------------------------------------------------------------------------------
 
 
 def test_a_handler_may_emit_events_itself(runtime: Runtime) -> None:

@@ -85,6 +85,8 @@ def test_batches_are_no_log_events() -> None:
 def test_a_gradient_norm_under_a_loss_scaler_is_a_warning() -> None:
     """What is expected now and then is told at a lower severity."""
     one, _, reports = engine()
-    one.handle(STEP_EVENT, ("m",), None, {}, 0, frozenset({"gradient_norm"})).record(gradient_norm=float("inf"), loss=1.0)
+    one.handle(STEP_EVENT, ("m",), None, {}, 0, frozenset({"gradient_norm"})).record(
+        gradient_norm=float("inf"), loss=1.0
+    )
     one.snapshot()
     assert [each["severity"] for each in reports if each["name"] == "crucible.training.nonfinite"] == ["WARN"]

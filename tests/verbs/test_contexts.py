@@ -1,4 +1,4 @@
-"""However a program leaves what it opened: right parents, right outcomes, the exception untouched, contexts restored."""
+"""However a program leaves what it opened: right parents and outcomes, the exception untouched, contexts restored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import contextvars
 import gc
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import pytest
 from opentelemetry import context as otel_context
@@ -57,11 +58,13 @@ def nested_evaluation(error: BaseException) -> None:
     with cx.train("m") as run:
         for _ in run.epochs(1):
             for _ in run.steps(range(1)):
-                try:
-                    with run.evaluate("outer"), cx.stage("generate"), run.evaluate("inner"):
-                        raise error
-                except ValueError as caught:
-                    assert caught is error
+                with (
+                    pytest.raises(ValueError, match="boom"),
+                    run.evaluate("outer"),
+                    cx.stage("generate"),
+                    run.evaluate("inner"),
+                ):
+                    raise error
             with run.checkpoint("c"), run.evaluate("after"):
                 pass
 
@@ -122,6 +125,19 @@ def cancelled_task(error: BaseException) -> None:
                 await task
 
     asyncio.run(main())
+
+
+def thread_pool(error: BaseException) -> None:
+    """A pool that was there before, given the context with each task."""
+
+    def work(number: int) -> None:
+        with cx.stage(f"task {number}"):
+            if number:
+                raise error
+
+    with ThreadPoolExecutor(1) as pool, cx.workflow("w"):
+        futures = [pool.submit(contextvars.copy_context().run, work, number) for number in range(2)]
+        assert [None, error] == [future.exception() for future in futures]
 
 
 def thread_with_copied_context(error: BaseException) -> None:
@@ -286,6 +302,14 @@ STORIES = {
     "thread by copy_context": Story(
         thread_with_copied_context,
         {"/run_stage outside": "success", "/run_workflow w": "success", "/run_workflow w/run_stage inside": "success"},
+    ),
+    "thread pool by copy_context": Story(
+        thread_pool,
+        {
+            "/run_workflow w": "success",
+            "/run_workflow w/run_stage task 0": "success",
+            "/run_workflow w/run_stage task 1": "failure",
+        },
     ),
     "generator abandoned": Story(
         generator_abandoned,

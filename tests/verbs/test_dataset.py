@@ -32,7 +32,7 @@ def test_a_load_with_a_duration_is_a_span(capture: Capture) -> None:
     )
     found = {name: value(capture, name) for name in ("load.duration", "size", "io")}
     assert {"load.duration": 1, "size": 36_718, "io": 1_000} == found
-    name, measurements, metadata = seen[0]
+    _, measurements, metadata = seen[0]
     expected = {"size": 36_718, "duration": 1_250_000_000}
     assert (expected, "d", "main") == (measurements, metadata["name"], metadata["revision"])
 

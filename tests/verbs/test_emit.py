@@ -218,7 +218,7 @@ def test_each_emit_function_emits_its_event(emit: Callable[..., None], event: st
     assert 0 == seen[0][2]["step"]
 
 
-# -- pairs ---------------------------------------------------------------------------------------------------------------
+# -- pairs -------------------------------------------------------------------------------------------------------------
 
 
 def train(job: str, pause: Callable[[], Any] = lambda: None) -> None:
@@ -439,7 +439,7 @@ def test_a_raw_stage_of_another_name_is_a_stage_of_its_own(capture: Capture) -> 
     assert ["/run_stage outer", "/run_stage outer/run_stage inner"] == capture.paths()
 
 
-# -- the user's own ------------------------------------------------------------------------------------------------------
+# -- the user's own ----------------------------------------------------------------------------------------------------
 
 
 def test_an_own_event_reaches_handlers_and_logs_but_no_metric(capture: Capture) -> None:

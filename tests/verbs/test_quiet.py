@@ -117,7 +117,8 @@ with cx.train("m") as run:
     for _, step in run.steps(range(3)):
         step.log(loss=1.0)
 assert 1 == threading.active_count(), threading.enumerate()
-assert not [name for name in sys.modules if name.startswith(("opentelemetry.sdk", "prometheus_client", "grpc", "http."))]
+heavy = ("opentelemetry.sdk", "prometheus_client", "grpc", "http.")
+assert not [name for name in sys.modules if name.startswith(heavy)]
 assert {} == cx.handlers()
 assert (False, None, {"enabled": False}) == (telemetry.enabled, telemetry.prometheus_url, telemetry.status())
 assert telemetry.flush() and telemetry.shutdown()
@@ -198,7 +199,7 @@ def test_the_objects_have_the_same_names(capture: Capture, kind: str) -> None:
     assert set() == names - INSIDE - set(dir(quiet))
 
 
-# -- nothing configured --------------------------------------------------------------------------------------------------
+# -- nothing configured ------------------------------------------------------------------------------------------------
 
 
 def test_handlers_alone_get_everything() -> None:

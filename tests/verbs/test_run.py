@@ -21,7 +21,7 @@ def name(short: str) -> str:
     return f"crucible.training.{short}"
 
 
-# -- life ----------------------------------------------------------------------------------------------------------------
+# -- life --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_is_a_span_with_what_it_was_given(capture: Capture) -> None:
@@ -143,7 +143,7 @@ def test_what_a_run_reports_belongs_to_it_wherever_it_is_called(capture: Capture
     assert (0, 1, "m") == tuple(record.attributes[key] for key in (name("epoch"), name("step"), "crucible.model.name"))
 
 
-# -- epochs --------------------------------------------------------------------------------------------------------------
+# -- epochs ------------------------------------------------------------------------------------------------------------
 
 
 def test_an_epoch_is_a_number(capture: Capture) -> None:
@@ -212,10 +212,15 @@ def test_an_epoch_by_number(capture: Capture) -> None:
 def test_an_epoch_that_fails_is_not_counted(capture: Capture) -> None:
     """Its duration is, as a failure."""
     capture.configure()
-    with pytest.raises(ValueError, match="boom"), cx.train("m") as run:
-        for epoch in run.epochs(2):
-            if epoch == 1:
-                raise ValueError("boom")
+
+    def fail() -> None:
+        with cx.train("m") as run:
+            for epoch in run.epochs(2):
+                if epoch == 1:
+                    raise ValueError("boom")
+
+    with pytest.raises(ValueError, match="boom"):
+        fail()
     assert 1 == capture.value(name("epochs"))
     assert [1, 1] == [
         capture.value(name("epoch.duration"), crucible__result=result) for result in ("success", "failure")
@@ -261,7 +266,7 @@ def test_the_rate_of_step_events_is_a_setting(capture: Capture, interval_s: floa
     assert expected == len(capture.events(name("step")))
 
 
-# -- evaluations ---------------------------------------------------------------------------------------------------------
+# -- evaluations -------------------------------------------------------------------------------------------------------
 
 
 def test_an_evaluation_is_a_span_and_counts_no_step(capture: Capture) -> None:
@@ -311,7 +316,7 @@ def test_nested_maps_become_flat_names() -> None:
     )
 
 
-# -- checkpoints ---------------------------------------------------------------------------------------------------------
+# -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
 def saved(path: Path, *sizes: int) -> Path:

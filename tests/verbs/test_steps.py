@@ -34,7 +34,7 @@ def slow(clock: FakeClock, batches: Iterable[Any], wait_s: float = 0.25) -> Iter
         yield batch
 
 
-# -- durations -----------------------------------------------------------------------------------------------------------
+# -- durations ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_step_runs_from_its_data_to_the_next_iteration(capture: Capture) -> None:
@@ -131,7 +131,7 @@ def test_a_loop_left_by_break_counts_its_last_step_if_it_was_logged(capture: Cap
             if step.number == 2:
                 break
         clock.advance(10)
-        for _, step in run.steps(range(5)):
+        for _ in run.steps(range(5)):
             break
     assert (2, 0.08) == (capture.value(STEPS), pytest.approx(capture.sum(DURATION)))
 
@@ -159,16 +159,19 @@ def test_an_exception_of_the_loader_travels_on(capture: Capture) -> None:
         yield 2
         raise error
 
-    run = cx.train("m").start()
-    with pytest.raises(OSError, match="disk") as caught:
+    def train() -> None:
         for _, step in run.steps(loader(), accumulate=3):
             step.log(loss=1.0)
+
+    run = cx.train("m").start()
+    with pytest.raises(OSError, match="disk") as caught:
+        train()
     assert error is caught.value
     run.finish()
     assert 1 == capture.value(STEPS)
 
 
-# -- numbers -------------------------------------------------------------------------------------------------------------
+# -- numbers -----------------------------------------------------------------------------------------------------------
 
 
 def test_steps_are_numbered_from_one_through_all_loops(capture: Capture) -> None:
@@ -233,7 +236,7 @@ def test_a_skipped_step_is_counted_as_such(capture: Capture) -> None:
 REASON = {"crucible.training.skip.reason": "overflow"}
 
 
-# -- samples and values --------------------------------------------------------------------------------------------------
+# -- samples and values ------------------------------------------------------------------------------------------------
 
 IMAGES, LABELS = np.zeros((8, 3, 4)), np.zeros(8)
 

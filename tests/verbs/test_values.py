@@ -23,7 +23,7 @@ def name(short: str) -> str:
     return f"crucible.training.{short}"
 
 
-# -- not finite ----------------------------------------------------------------------------------------------------------
+# -- not finite --------------------------------------------------------------------------------------------------------
 
 
 def test_a_loss_that_is_not_finite_is_told_once_a_transition(capture: Capture) -> None:
@@ -141,7 +141,7 @@ def test_what_is_no_number_is_refused_and_counted(capture: Capture, loss: Any) -
     assert 1 <= capture.value("crucible.sdk.refused_attributes", crucible__sdk__refusal__reason="dropped")
 
 
-# -- tensors -------------------------------------------------------------------------------------------------------------
+# -- tensors -----------------------------------------------------------------------------------------------------------
 
 
 class Graph:
@@ -235,7 +235,7 @@ def test_a_tensor_reaches_handlers_as_a_number(capture: Capture) -> None:
     assert 2.5 == seen[0][1]["loss"]
 
 
-# -- log events ----------------------------------------------------------------------------------------------------------
+# -- log events --------------------------------------------------------------------------------------------------------
 
 
 def test_log_events_are_correlated(capture: Capture) -> None:
