@@ -12,7 +12,7 @@ from benchmarks.result import Result, Section
 
 METHOD = """\
 CPU time of the import in fresh interpreters, the best of all rounds in shuffled order; and the modules it loads.
-*With the verbs* loads what `cx.train`, `cx.workflow`, `cx.stage` and `cx.span` need, which happens at their first use."""
+*With the verbs* loads what `cx.train`, `cx.workflow`, `cx.stage` and `cx.span` need, at their first use."""
 
 _PROGRAM = """
 import json, sys, time

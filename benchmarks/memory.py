@@ -105,19 +105,22 @@ def _growth(steps: int) -> dict[str, Any]:
     import crucible_otel as cx
     from benchmarks.receiver import receiving
 
-    with receiving() as endpoint, cx.configure(endpoint=endpoint, prometheus_port=0) as telemetry:
-        with cx.train("m") as run:
-            done = 0
-            for calls in (min(steps, _WARM_UP), steps):
-                telemetry.flush()
-                gc.collect()
-                before = _resident_bytes()
-                for number in range(done + 1, done + calls + 1):
-                    run.step(loss=1.25, learning_rate=3e-4, gradient_norm=0.5, tokens=4096, step=number)
-                done += calls
+    with (
+        receiving() as endpoint,
+        cx.configure(endpoint=endpoint, prometheus_port=0) as telemetry,
+        cx.train("m") as run,
+    ):
+        done = 0
+        for calls in (min(steps, _WARM_UP), steps):
             telemetry.flush()
             gc.collect()
-            after, counted = _resident_bytes(), run.reached()
+            before = _resident_bytes()
+            for number in range(done + 1, done + calls + 1):
+                run.step(loss=1.25, learning_rate=3e-4, gradient_norm=0.5, tokens=4096, step=number)
+            done += calls
+        telemetry.flush()
+        gc.collect()
+        after, counted = _resident_bytes(), run.reached()
     assert counted == done, f"{counted} of {done} steps were counted"
     return {"before_bytes": before, "after_bytes": after, "counted": counted}
 

@@ -14,6 +14,7 @@ TITLES = {
     "import": "Import",
     "spans": "Structural spans",
 }
+_TIMES = "\N{MULTIPLICATION SIGN}"
 _VERDICTS = {True: "met", False: "NOT MET", None: ""}
 
 _PAGE = """\
@@ -90,7 +91,7 @@ def _target(each: dict[str, Any]) -> str:
     if each["target"] is None:
         return ""
     sign = "≥" if each["better"] == "more" else "≤"
-    return f"{sign} {each['target']:g} {each['unit']}".replace(" x", "×")
+    return f"{sign} {each['target']:g} {each['unit']}".replace(" x", _TIMES)
 
 
 def _figure(each: dict[str, Any]) -> str:
@@ -99,13 +100,13 @@ def _figure(each: dict[str, Any]) -> str:
 
 def _number(value: float, unit: str) -> str:
     digits = 0 if abs(value) >= 100 or unit in ("B", "modules") else 1 if abs(value) >= 10 else 2
-    return f"{value:,.{digits}f} {unit}".replace(" x", "×")
+    return f"{value:,.{digits}f} {unit}".replace(" x", _TIMES)
 
 
 def _spread(each: dict[str, Any]) -> str:
     if each["low"] is None or each["high"] is None:
         return ""
-    return f"{_number(each['low'], '').strip()} – {_number(each['high'], '').strip()}"
+    return f"{_number(each['low'], '').strip()} to {_number(each['high'], '').strip()}"
 
 
 def _flat(value: Any) -> str:

@@ -75,11 +75,13 @@ def _run(epochs: int, environ: dict[str, str]) -> dict[str, float]:
         [sys.executable, "-m", "benchmarks.unreachable", "--child", "--epochs", str(epochs)],
         env={**inherited, **threads, **environ, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        check=True,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     ended_s = time.monotonic()
+    if done.returncode:
+        raise SystemExit(f"the training failed:\n{done.stderr}")
     found: dict[str, float] = json.loads(done.stdout)
     return {**found, "leaving_s": ended_s - found["last_line_s"]}
 
