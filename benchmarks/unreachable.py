@@ -1,9 +1,9 @@
 """``python -m benchmarks.unreachable``: what a receiver that is not there costs the demo's training.
 
-Pairs of processes train the demo's model: one with telemetry switched off, one with everything on and nothing listening
-at the endpoint. Compared are the wall time of the training and the CPU time of the whole process during it, background
-threads included; what counts is the median of the pairs' ratios. Shown too: how long the second takes from its last
-line to its end.
+Pairs of processes train the demo's model at the same time: one with telemetry switched off, one with everything on and
+nothing listening at the endpoint. Compared are the wall time of the training and the CPU time of the whole process
+during it, background threads included; what counts is the median of the pairs' ratios. Shown too: how long the second
+takes from its last line to its end.
 """
 
 from __future__ import annotations
@@ -32,20 +32,18 @@ _BATCH_SIZE, _SEED = 32, 7
 def main(arguments: list[str] | None = None) -> int:
     """Run the pairs and print the figures; 1 when the target was missed and ``--strict`` was said."""
     options = _options(arguments)
-    if options.child:
-        _train(options.epochs)
+    if options.child is not None:
+        _train(options.epochs, options.child)
         return 0
     with _nothing_listens() as endpoint:
         off = {"OTEL_SDK_DISABLED": "true"}
         on = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
-        _run(options.epochs, off)  # the first one finds cold files
+        _pair(2, off, on)  # the first ones find cold files
         pairs = []
         for number in range(options.pairs):
-            # Who is first changes, so that a machine that grows warmer or busier favours nobody.
-            one, other = (off, on) if number % 2 else (on, off)
-            first, second = _run(options.epochs, one), _run(options.epochs, other)
-            pairs.append((first, second) if one is off else (second, first))
-            print(f"pair {number + 1} of {options.pairs}: {_ratio(*pairs[-1], 'wall_s'):.4f}", file=sys.stderr)
+            # Who gets which processor changes: no two are quite alike.
+            pairs.append(_pair(options.epochs, off, on) if number % 2 else _pair(options.epochs, on, off)[::-1])
+            print(f"pair {number + 1} of {options.pairs}: {_ratio(*pairs[-1], 'cpu_s'):.4f}", file=sys.stderr)
     print(f"{options.pairs} pairs, {options.epochs} epochs of the demo's training, nothing listening at {endpoint}")
     met = True
     for name, title in (("wall_s", "wall time"), ("cpu_s", "CPU time")):
@@ -67,32 +65,58 @@ def _ratio(without: dict[str, float], with_it: dict[str, float], name: str) -> f
     return with_it[name] / without[name]
 
 
-def _run(epochs: int, environ: dict[str, str]) -> dict[str, float]:
+def _pair(epochs: int, *environs: dict[str, str]) -> list[dict[str, float]]:
+    """Train twice at once, so that both meet the machine in the same mood, each on a processor of its own."""
+    processors = sorted(os.sched_getaffinity(0))
+    children = [_start(epochs, environ, processors[index % len(processors)]) for index, environ in enumerate(environs)]
+    for child in children:
+        _read(child)
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("\n")
+        child.stdin.flush()
+    found = [json.loads(_read(child)) for child in children]
+    for each, child in zip(found, children, strict=True):
+        child.wait()
+        each["leaving_s"] = time.monotonic() - each["last_line_s"]
+    return found
+
+
+def _start(epochs: int, environ: dict[str, str], processor: int) -> subprocess.Popen[str]:
     # One thread for NumPy's products: else the threads' waiting for each other is most of what is measured.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "CRUCIBLE_OTEL_"))}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.unreachable", "--child", "--epochs", str(epochs)],
+    options = ["--epochs", str(epochs), "--child", str(processor)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.unreachable", *options],
         env={**inherited, **threads, **environ, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
-        check=False,
     )
-    ended_s = time.monotonic()
-    if done.returncode:
-        raise SystemExit(f"the training failed:\n{done.stderr}")
-    found: dict[str, float] = json.loads(done.stdout)
-    return {**found, "leaving_s": ended_s - found["last_line_s"]}
 
 
-def _train(epochs: int) -> None:
+def _read(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    line = child.stdout.readline()
+    if not line:
+        raise SystemExit("the training failed; try it alone: python -m benchmarks.unreachable --child 0")
+    return line
+
+
+def _train(epochs: int, processor: int) -> None:
+    os.sched_setaffinity(0, {processor})
     import crucible_otel as cx
     from crucible_otel.cli.demo.model import make
     from crucible_otel.cli.demo.story import tell
 
     cx.configure()
     with tempfile.TemporaryDirectory() as folder:
+        tell(make(_SEED), epochs=1, batch_size=_BATCH_SIZE, seed=_SEED, folder=Path(folder))
+        print("ready", flush=True)
+        sys.stdin.readline()
         wall_s, cpu_s = time.perf_counter(), time.process_time()
         tell(make(_SEED), epochs=epochs, batch_size=_BATCH_SIZE, seed=_SEED, folder=Path(folder))
         found = {"wall_s": time.perf_counter() - wall_s, "cpu_s": time.process_time() - cpu_s}
@@ -113,7 +137,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=10, help="pairs of runs (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of each run (default: %(default)s)")
     parser.add_argument("--strict", action="store_true", help="fail when a target is missed")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=int, metavar="PROCESSOR", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
