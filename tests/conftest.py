@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 import crucible_otel.testing
 from tests.captured import Capture
+
+# A shell's background job ignores interrupts, and its children inherit that; the programs under test are to have them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Everything that OpenTelemetry, this package or a launcher of distributed jobs puts into the environment.
 CONFIGURES = re.compile(
