@@ -70,31 +70,25 @@ class Steps:
         "__weakref__",
         "_accumulate",
         "_batches",
-        "_began_s",
         "_commit",
-        "_excluded_s",
+        "_current",
         "_loop",
         "_now",
-        "_open",
         "_run",
         "_samples",
-        "_seen_samples",
         "_step",
-        "_wait_s",
     )  # fmt: skip
 
     def __init__(
         self, run: Run, loader: Iterable[Any], accumulate: int, start: int | None, samples: int | None
     ) -> None:
-        self._open = False
+        self._current: tuple[float, float, float, Any] | None = None  # when it began, time aside, wait, samples
         handle = run.handle
         self._run, self._accumulate, self._samples = run, accumulate, samples
         self._commit, self._now = handle.commit, run.runtime.clock.now
         self._batches = iter(loader)
         self._step = Step(run)
         self._step.number = start if start is not None else handle.next_number() - 1
-        self._wait_s = self._began_s = self._excluded_s = 0.0
-        self._seen_samples: Any = 0
         self._loop: Iterator[tuple[Any, Step]] | None = None
 
     def __next__(self) -> tuple[Any, Step]:
@@ -107,69 +101,67 @@ class Steps:
             raise
 
     def __iter__(self) -> Iterator[tuple[Any, Step]]:
-        now, commit, run, known, accumulate = self._now, self._commit, self._run, self._samples, self._accumulate
-        step = self._step
+        now, commit, run, step = self._now, self._commit, self._run, self._step
+        known, alone = self._samples, self._accumulate == 1
         kind: Any = None  # of a batch that need only be asked for its length
+        current = seen = excluded_s = None
+        number, wait_s = 0, 0.0
         asked_s = now()
         for batch in self._batches:
             arrived_s = now()
-            if self._open:
+            if self._current is not None:
                 self._further(batch, arrived_s - asked_s)
             else:
-                step.number += 1
-                self._began_s = arrived_s
-                self._wait_s = arrived_s - asked_s
-                self._excluded_s = run.excluded_s
+                step.number = number = step.number + 1
                 try:
-                    self._seen_samples = len(batch) if type(batch) is kind else known
+                    seen = len(batch) if type(batch) is kind else known
                 except Exception:
-                    self._seen_samples = None
-                if self._seen_samples is None:
-                    self._seen_samples = size_of(batch)
-                    kind = type(batch) if as_long(batch, self._seen_samples) else None
-                self._open = True
+                    seen = None
+                if seen is None:
+                    seen = size_of(batch)
+                    kind = type(batch) if as_long(batch, seen) else None
+                excluded_s, wait_s = run.excluded_s, arrived_s - asked_s
+                self._current = current = (arrived_s, excluded_s, wait_s, seen)
             yield batch, step
             asked_s = now()
-            if not self._open or step.accumulated < accumulate:
-                continue
-            if step._skipped:
+            given = step._given
+            usual = alone and self._current is current and run.excluded_s is excluded_s and not step._skipped
+            if usual and given is not None:  # what `_finish` does, without a call
+                self._current = step._given = None
+                loss, learning_rate, gradient_norm, tokens, samples, metrics = given
+                commit(
+                    asked_s,
+                    asked_s - arrived_s,
+                    loss,
+                    learning_rate,
+                    gradient_norm,
+                    tokens,
+                    seen if samples is None else samples,
+                    number,
+                    wait_s,
+                    metrics,
+                )
+            elif self._current is not None and step.accumulated >= self._accumulate:
                 self._finish(asked_s)
-                continue
-            # What `_finish` does, without the call.
-            loss, learning_rate, gradient_norm, tokens, samples, metrics = step._given or _NOTHING
-            step._given = None
-            step.accumulated = 1
-            self._open = False
-            commit(
-                asked_s,
-                asked_s - self._began_s - (run.excluded_s - self._excluded_s),
-                loss,
-                learning_rate,
-                gradient_norm,
-                tokens,
-                self._seen_samples if samples is None else samples,
-                step.number,
-                self._wait_s,
-                metrics,
-            )
-        if self._open:
+        if self._current is not None:
             self._finish(asked_s)
 
     def _further(self, batch: Any, waited_s: float) -> None:
-        """Take in another batch of the step in progress."""
-        self._wait_s += waited_s
-        self._excluded_s -= waited_s
+        """Take in another batch of the step in progress; the wait for it is none of its time."""
+        assert self._current is not None
+        began_s, excluded_s, wait_s, seen = self._current
+        more = size_of(batch) if self._samples is None else self._samples
+        self._current = (began_s, excluded_s - waited_s, wait_s + waited_s, seen + more)
         self._step.accumulated += 1
-        self._seen_samples += size_of(batch) if self._samples is None else self._samples
 
     def leave(self) -> None:
         """End the step in progress, as the loop is over: it counts if something was logged."""
-        if self._open and self._step._given is not None:
+        if self._current is not None and self._step._given is not None:
             self._finish(self._now())
-        self._open = False
+        self._current = None
 
     def _finish(self, at_s: float) -> None:
-        self._open = False
+        current, self._current = self._current, None
         step = self._step
         loss, learning_rate, gradient_norm, tokens, samples, metrics = step._given or _NOTHING
         step._given = None
@@ -177,19 +169,13 @@ class Steps:
         if step._skipped:
             step._skipped = False
             step.number -= 1
-            return
-        self._commit(
-            at_s,
-            at_s - self._began_s - (self._run.excluded_s - self._excluded_s),
-            loss,
-            learning_rate,
-            gradient_norm,
-            tokens,
-            self._seen_samples if samples is None else samples,
-            step.number,
-            self._wait_s,
-            metrics,
-        )
+        elif current is not None:
+            began_s, excluded_s, wait_s, seen = current
+            seen = seen if samples is None else samples
+            duration_s = at_s - began_s - (self._run.excluded_s - excluded_s)
+            self._commit(
+                at_s, duration_s, loss, learning_rate, gradient_norm, tokens, seen, step.number, wait_s, metrics
+            )
 
     def __del__(self) -> None:
         self.leave()
