@@ -233,7 +233,7 @@ _VARIABLES: Final = (
         doc="The sampler's argument.",
     ),
     *_batching("BSP", 5000, "spans"),
-    *_batching("BLRP", 1000, "log records"),
+    *_batching("BLRP", 5000, "log records"),
     *_limits(),
     OtelVariable(
         name="OTEL_METRIC_EXPORT_INTERVAL",

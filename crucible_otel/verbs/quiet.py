@@ -26,6 +26,19 @@ def nothing(*args: Any, **kwargs: Any) -> None:
     return None
 
 
+def no_step(
+    loss: Any = None,
+    learning_rate: Any = None,
+    gradient_norm: Any = None,
+    tokens: Any = 0,
+    samples: Any = 0,
+    step: Any = None,
+    data_wait: Any = None,
+    metrics: Any = None,
+) -> None:
+    """Record no step; its parameters are spelled out, because collecting them costs more than the call."""
+
+
 class Nothing:
     """An operation, an evaluation, a checkpoint, a pause that is none."""
 
@@ -105,7 +118,8 @@ class QuietRun:
 
     scope = None
     excluded_s = 0.0
-    step = finish = skip = evaluation = checkpoint_saved = staticmethod(nothing)
+    step = staticmethod(no_step)
+    finish = skip = evaluation = checkpoint_saved = staticmethod(nothing)
 
     def __init__(self, model: str, total_epochs: int | None, start_step: int) -> None:
         self.model, self._total_epochs, self._reached = model, total_epochs, start_step
