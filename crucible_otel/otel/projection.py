@@ -80,16 +80,17 @@ class TelemetryProjection:
         """Start the span of a scope and make the context that is current inside it."""
         operation, refusals = scope.operation, Refusals()
         scope.fields = {**event.metadata, **event.measurements}
+        attributes = of_event(event, refusals)
         scope.span = self._tracer.start_span(
             _named(operation.span, event),
             kind=_KINDS[operation.kind],
-            attributes=of_event(event, refusals),
+            attributes=attributes,
             start_time=event.time_ns,
         )
         scope.context = trace.set_span_in_context(scope.span, carrying(scope))
         self._count_refusals(refusals)
         self._feed(event, scope)
-        self._log(event)
+        self._log(event, attributes)
 
     def closed(self, event: Event, scope: Scope | None) -> None:
         """End the span of a scope; an end without a start gives a span if it says how long it took."""
@@ -270,11 +271,11 @@ class TelemetryProjection:
         if error is not None and self._on_span:  # one record a span
             span.add_event(EXCEPTION_EVENT, described(error), timestamp=event.time_ns)
 
-    def _log(self, event: Event) -> None:
+    def _log(self, event: Event, known: dict[str, Any] | None = None) -> None:
         if self._logs is None or not event.spec.logged:
             return
         refusals = Refusals()
-        attributes = of_event(event, refusals)
+        attributes = of_event(event, refusals) if known is None else known
         if event.error is not None and event.metadata.get("result") in _FAILED:
             attributes.update(described(event.error))
             if not self._on_log:
