@@ -16,6 +16,8 @@ from itertools import repeat
 from time import process_time_ns, thread_time_ns
 from typing import Any
 
+import numpy as np
+
 import crucible_otel as cx
 from benchmarks.callers import empty, floor
 from benchmarks.measure import CHUNK, ratio
@@ -116,7 +118,7 @@ def variants(setting: Setting, *others: str) -> dict[str, Variant]:
     """
     looping = setting.context.copy()
     run = looping.run(cx.train("loop").start)
-    batches: Iterator[Any] = looping.run(run.steps, repeat([None] * 32))
+    batches: Iterator[Any] = iter(looping.run(run.steps, repeat(np.zeros((32, 4), np.float32))))
     records = {
         NAIVE: setting.naive.record,
         PROMETHEUS: setting.prometheus.record,

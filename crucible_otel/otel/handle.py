@@ -64,6 +64,7 @@ def generate(
     """Compile the recording functions of a hot event.
 
     What all handles share are globals of the functions, which cost less than cells: those are copied at every call.
+    So are the built-ins they use: between two training steps nothing is in the caches, and one table is less than two.
 
     Args:
         spec: The event.
@@ -92,6 +93,7 @@ def generate(
     )
     scope: dict[str, Any] = {
         "INFINITY": math.inf, "buffer": buffer, "extend": buffer.extend, "now": now, "fold": fold,
+        "len": len, "type": type, "float": float,
     }  # fmt: skip
     exec(compile(code, f"<{spec.name}>", "exec"), scope)
     build: Callable[..., Any] = scope["build"]

@@ -103,7 +103,8 @@ class Steps:
     def __iter__(self) -> Iterator[tuple[Any, Step]]:
         now, commit, run, step = self._now, self._commit, self._run, self._step
         known, alone = self._samples, self._accumulate == 1
-        kind: Any = None  # of a batch that need only be asked for its length
+        kind: Any = None  # of a batch that need only be asked for its length,
+        other: Any = None  # and of one that must be looked into
         current = seen = excluded_s = None
         number, wait_s = 0, 0.0
         asked_s = now()
@@ -119,7 +120,8 @@ class Steps:
                     seen = None
                 if seen is None:
                     seen = size_of(batch)
-                    kind = type(batch) if as_long(batch, seen) else None
+                    if type(batch) is not other:
+                        kind, other = (type(batch), None) if as_long(batch, seen) else (None, type(batch))
                 excluded_s, wait_s = run.excluded_s, arrived_s - asked_s
                 self._current = current = (arrived_s, excluded_s, wait_s, seen)
             yield batch, step
