@@ -48,5 +48,3 @@ ANCHOR: Final = "crucible.sdk.anchor"
 """Instrument that keeps the SDK collecting; never exported."""
 
 USER_EVENT: Final = Event(name="", brief="An event that the conventions do not know.")
-
-ATTRIBUTE_USER_METADATA: Final = "crucible.event.metadata"
