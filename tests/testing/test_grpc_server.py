@@ -114,6 +114,9 @@ def test_a_call_that_is_given_up_frees_its_place(receiver: OtlpReceiver, export:
         with pytest.raises(grpc.RpcError) as refused:
             export(b"", timeout=0.02)
         assert grpc.StatusCode.DEADLINE_EXCEEDED is refused.value.code()
+    assert receiver.wait_for(lambda: 20 == receiver.counts.abandoned), (
+        "the server hears of each a little after its caller"
+    )
     receiver.hang(False)
 
     export(b"", timeout=30)
