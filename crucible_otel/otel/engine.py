@@ -1,6 +1,6 @@
 """The engine: the series of this process, the buffers in front of them, and the one lock around both.
 
-Hot records are folded in place by the thread that made the 256th, under a lock it does not wait for; every collection
+Hot records are folded in place by the thread that made the 1024th, under a lock it does not wait for; every collection
 folds first and reads everything under the same lock.
 """
 
@@ -29,7 +29,9 @@ from crucible_otel.semconv.registry import HOT
 from crucible_otel.semconv.sdk import DROPPED, OVERFLOWS, REFUSED
 from crucible_otel.semconv.training import NONFINITE
 
-_FOLD_AT = 256
+FOLD_AT = 1024
+"""Records of a hot event that are folded at once; see docs/decisions/0007-fold-size.md."""
+_UPDATE_AT = 256
 Update = tuple[Metric, str, "tuple[Any, ...]", float]
 Report = Callable[..., None]
 
@@ -71,7 +73,7 @@ class Engine:
         self._pending_size, self._pending_limit = 0, 65_536
         self._bound: dict[tuple[str, bool, tuple[object, ...]], Handle] = {}
         self._bad: list[tuple[Owner, str, float, int]] = []
-        self.families = {spec.name: Family(spec, self, _FOLD_AT) for spec in HOT}
+        self.families = {spec.name: Family(spec, self, FOLD_AT) for spec in HOT}
         _ENGINES.add(self)
 
     refusal: Update = (REFUSED, "sum", ("dropped",), 1)
@@ -112,7 +114,7 @@ class Engine:
         """Buffer what a structural event does to a metric; never blocks."""
         updates = self._updates
         updates.append((metric, how, labels, value))
-        if len(updates) >= _FOLD_AT and self.lock.acquire(blocking=False):
+        if len(updates) >= _UPDATE_AT and self.lock.acquire(blocking=False):
             try:
                 self._fold_updates()
             finally:

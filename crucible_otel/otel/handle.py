@@ -138,9 +138,12 @@ class Handle:
         commit: ``commit(at_s, *columns, extra=None)``: one event whose every column is given.
         mark: Restarts the interval clock.
         owner: See :class:`Owner`.
+        due_s: When the next record has to take the slow road, by the monotonic clock.
     """
 
-    __slots__ = ("__weakref__", "_arm", "_family", "_log_due_s", "_silent", "commit", "mark", "owner", "record")
+    __slots__ = (
+        "__weakref__", "_arm", "_family", "_log_due_s", "_silent", "commit", "due_s", "mark", "owner", "record",
+    )  # fmt: skip
 
     def __init__(self, family: Family, owner: Owner, *, silent: bool = False) -> None:
         self._family, self.owner, self._silent = family, owner, silent
@@ -149,11 +152,25 @@ class Handle:
         self.commit: Record
         self.mark: Callable[[], None]
         self.record, self.commit, self.mark, self._arm = family.bind(owner, self._slow)
+        self.due_s = -math.inf
         self.rearm()
 
     def rearm(self) -> None:
         """Have the next record look again at who listens and what is due."""
-        self._arm(-math.inf)
+        self._due(-math.inf)
+
+    def _due(self, at_s: float) -> None:
+        self.due_s = at_s
+        self._arm(at_s)
+
+    def direct(self) -> tuple[list[Any], int, Callable[[], None]]:
+        """Return what a loop of its own needs to do what ``commit`` does, without a call.
+
+        Returns:
+            The buffer, to be extended by ``(owner, *columns)`` before ``due_s``, when every column holds a number or
+            None; its length at which to fold; and the function that folds.
+        """
+        return self._family.buffer, self._family.full, self._family.fold
 
     def log_next(self) -> None:
         """Make the next record a log event, whatever the rate limit says."""
@@ -217,7 +234,7 @@ class Handle:
             self._log_due_s = at + family.interval_s
         if tell or log:
             family.report(owner, (None, *columns), log=log, tell=tell, extra=values[-1])
-        self._arm(-math.inf if tell else self._log_due_s if family.spec.logged else math.inf)
+        self._due(-math.inf if tell else self._log_due_s if family.spec.logged else math.inf)
         if len(family.buffer) >= family.full or (log and family.looks_bad(columns)):
             family.fold()
 

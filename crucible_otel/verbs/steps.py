@@ -102,6 +102,9 @@ class Steps:
 
     def __iter__(self) -> Iterator[tuple[Any, Step]]:
         now, commit, run, step = self._now, self._commit, self._run, self._step
+        handle, owner = run.handle, run.handle.owner
+        buffer, full, fold = handle.direct()
+        extend = buffer.extend
         known, alone = self._samples, self._accumulate == 1
         kind: Any = None  # of a batch that need only be asked for its length,
         other: Any = None  # and of one that must be looked into
@@ -131,18 +134,27 @@ class Steps:
             if usual and given is not None:  # what `_finish` does, without a call
                 self._current = step._given = None
                 loss, learning_rate, gradient_norm, tokens, samples, metrics = given
-                commit(
-                    asked_s,
-                    asked_s - arrived_s,
-                    loss,
-                    learning_rate,
-                    gradient_norm,
-                    tokens,
-                    seen if samples is None else samples,
-                    number,
-                    wait_s,
-                    metrics,
-                )
+                if samples is None:
+                    samples = seen
+                duration_s = asked_s - arrived_s
+                if asked_s < handle.due_s and metrics is None and (type(loss) is float or loss is None):
+                    # What `commit` does, without a call.
+                    extend((owner, duration_s, loss, learning_rate, gradient_norm, tokens, samples, number, wait_s))
+                    if len(buffer) >= full:
+                        fold()
+                else:
+                    commit(
+                        asked_s,
+                        duration_s,
+                        loss,
+                        learning_rate,
+                        gradient_norm,
+                        tokens,
+                        samples,
+                        number,
+                        wait_s,
+                        metrics,
+                    )
             elif self._current is not None and step.accumulated >= self._accumulate:
                 self._finish(asked_s)
         if self._current is not None:

@@ -332,3 +332,29 @@ def test_a_handler_gets_every_step(capture: Capture) -> None:
             clock.advance(0.5)
     assert {"duration": 500_000_000, "data_wait": 0} == ours[0][1]
     assert {"step": 1, "epoch": 3, "model": "m", "workflow": "w", "run_id": "r"} == ours[0][2]
+
+
+def test_the_loop_makes_the_records_that_its_handle_would_make(capture: Capture) -> None:
+    """What it puts into the buffer by itself is what ``commit`` puts there."""
+    made = []
+    for slowly in (False, True):
+        with cx.train("m") as run:
+            run.step(loss=1.0)  # the first record looks who listens
+            for batch, step in run.steps([[0] * size for size in (3, 4, 5)], start=1):
+                step.log(loss=len(batch) / 2, learning_rate=0.1, gradient_norm=0.5, tokens=7 * len(batch))
+                if slowly:
+                    run.handle.rearm()
+                assert slowly == (run.handle.due_s < 0)
+            columns = run.handle._family.columns
+            width = len(columns) + 1
+            rows = np.array(run.handle._family.waiting(), object).reshape(-1, width)[-3:, 1:]
+            made.append([dict(zip(columns, row, strict=True)) for row in rows])
+    for row in (*made[0], *made[1]):
+        assert 0 <= row.pop("duration") < 10
+        assert 0 <= row.pop("data_wait") < 10
+    assert made[0] == made[1]
+    assert [
+        {"loss": 1.5, "learning_rate": 0.1, "gradient_norm": 0.5, "tokens": 21, "samples": 3, "step": 2},
+        {"loss": 2.0, "learning_rate": 0.1, "gradient_norm": 0.5, "tokens": 28, "samples": 4, "step": 3},
+        {"loss": 2.5, "learning_rate": 0.1, "gradient_norm": 0.5, "tokens": 35, "samples": 5, "step": 4},
+    ] == made[0]
