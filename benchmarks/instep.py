@@ -20,21 +20,23 @@ import numpy as np
 
 import crucible_otel as cx
 from benchmarks.callers import empty, floor
-from benchmarks.measure import CHUNK, ratio
+from benchmarks.measure import ratio
 from benchmarks.ours import Setting
 from benchmarks.result import Result, Section
 from benchmarks.workload import Train, of_at_least
 
 METHOD = """\
 The same calls between two training steps of a NumPy perceptron (one BLAS thread), where the caches are cold. All
-variants run in one process, each for 512 steps a round, in shuffled order. A round's figure is the median of the means
-of its blocks of 32 calls: what a step pays. *With folds and logs* takes the mean of all 512 calls, which has its whole
-share of the folds, each of some hundred steps at once, and of the log event that is made once a second. The README's
-loop is `for batch, step in run.steps(loader): step.log(...)`."""
+variants run in one process, each for 1,024 steps a round, in shuffled order. A round's figure is the median of its
+single calls: what a typical step pays. *With folds and logs* takes their mean, which has its whole share of the folds,
+each of a thousand steps at once, of the log event that is made once a second, and of whatever else the machine did
+meanwhile. The README's loop is `for batch, step in run.steps(loader): step.log(...)`."""
 
 STEP, LOOP, NAIVE, PROMETHEUS = "run.step", "README loop", "six SDK instruments", "prometheus_client"
 EMPTY, FLOOR, PLAIN, CONTROL = "empty function", "empty function + clock", "nothing", "nothing, again"
 _BLOCK = 32
+_CALLS = 1024
+"""Calls of a round: as many as are folded at once."""
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Variant:
         after: What stands behind it: gets that, the number of the step, its loss and its norm.
         context: The context of the loop.
         steps: Steps made.
-        blocks_ns: CPU time of the calls, by round and block, a step.
+        calls_ns: CPU time of the calls, by round and step.
         step_ns: CPU time of the training step itself, by round.
         others_ns: CPU time of the process' other threads, by round, a step.
     """
@@ -57,26 +59,27 @@ class Variant:
     after: Callable[[Any, int, float, float], Any]
     context: Context = field(default_factory=Context)
     steps: int = 0
-    blocks_ns: list[list[float]] = field(default_factory=list)
+    calls_ns: list[list[int]] = field(default_factory=list)
     step_ns: list[float] = field(default_factory=list)
     others_ns: list[float] = field(default_factory=list)
 
     def round(self, train: Train, blocks: int) -> None:
         """Make some blocks of steps."""
         process, thread = process_time_ns(), thread_time_ns()
-        found = [self.context.run(self._block, train) for _ in range(blocks)]
+        calls: list[int] = []
+        found = [self.context.run(self._block, train, calls) for _ in range(blocks)]
         thread, process = thread_time_ns() - thread, process_time_ns() - process
-        self.blocks_ns.append([calls for calls, _ in found])
-        self.step_ns.append(statistics.median(step for _, step in found))
+        self.calls_ns.append(calls)
+        self.step_ns.append(statistics.median(found))
         self.others_ns.append(max(0.0, (process - thread) / blocks / _BLOCK))
 
     def forget(self) -> None:
         """Forget what was measured so far."""
-        for kept in (self.blocks_ns, self.step_ns, self.others_ns):
+        for kept in (self.calls_ns, self.step_ns, self.others_ns):
             kept.clear()
 
-    def _block(self, train: Train) -> tuple[float, float]:
-        calls = working = 0
+    def _block(self, train: Train, calls: list[int]) -> float:
+        working = 0
         before, after, number = self.before, self.after, self.steps
         for index in range(1, _BLOCK + 1):
             a = thread_time_ns()
@@ -86,10 +89,10 @@ class Variant:
             c = thread_time_ns()
             after(token, number + index, loss, norm)
             d = thread_time_ns()
-            calls += (b - a) + (d - c)
+            calls.append((b - a) + (d - c))
             working += c - b
         self.steps += _BLOCK
-        return calls / _BLOCK, working / _BLOCK
+        return working / _BLOCK
 
 
 def _nothing() -> None:
@@ -157,7 +160,7 @@ def calls_ns(
     of: dict[str, Variant], summary: Callable[[Sequence[float]], float] = statistics.fmean
 ) -> dict[str, list[float]]:
     """Return the CPU time of each variant's calls by round, a step, without the clock reads around them."""
-    found = {name: [summary(blocks) for blocks in variant.blocks_ns] for name, variant in of.items()}
+    found = {name: [summary(calls) for calls in variant.calls_ns] for name, variant in of.items()}
     nothing = statistics.median(found[PLAIN] + found[CONTROL])
     return {name: [value - nothing for value in values] for name, values in found.items()}
 
@@ -166,7 +169,7 @@ def measure(setting: Setting) -> Section:
     """Measure the calls inside a step."""
     train, examples = of_at_least(1.5)
     of = variants(setting, NAIVE, PROMETHEUS, FLOOR, EMPTY)
-    measure_rounds(of, train, *((2, 64) if setting.quick else (9, CHUNK)))
+    measure_rounds(of, train, *((2, 64) if setting.quick else (9, _CALLS)))
     typical, whole = calls_ns(of, statistics.median), calls_ns(of)
 
     def against(other: str, ours: str, target: float | None) -> Result:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from time import process_time_ns, thread_time_ns
 from typing import Any
 
-CHUNK = 512
+CHUNK = 1024
 """Slices are multiples of this many calls, so that each has its whole share of folds."""
 
 EMPTY = "(empty loop)"

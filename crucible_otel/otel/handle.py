@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from crucible_otel.events.scope import Scope
+from crucible_otel.otel.baking import baked
 from crucible_otel.otel.values import finite, is_kept, number
 from crucible_otel.semconv.model import Event as EventSpec
 
@@ -28,19 +29,19 @@ def build(owner, slow):
         {nonlocal_last}
         at = now()
         {elapse}
-        if at >= due{guards}:
+        if at < due{guards}:
+            extend((owner, {columns}))
+            if len(buffer) >= {limit}:
+                fold()
+        else:
             slow(at, {columns}, {extra})
-            return
-        extend((owner, {columns}))
-        if len(buffer) >= {limit}:
-            fold()
     def commit(at, {positional}):
-        if at >= due{guards}:
+        if at < due{guards}:
+            extend((owner, {columns}))
+            if len(buffer) >= {limit}:
+                fold()
+        else:
             slow(at, {columns}, {extra})
-            return
-        extend((owner, {columns}))
-        if len(buffer) >= {limit}:
-            fold()
     def mark():
         nonlocal last
         last = now()
@@ -63,8 +64,7 @@ def generate(
 ) -> Callable[..., Any]:
     """Compile the recording functions of a hot event.
 
-    What all handles share are globals of the functions, which cost less than cells: those are copied at every call.
-    So are the built-ins they use: between two training steps nothing is in the caches, and one table is less than two.
+    What all handles share, built-ins included, are constants of the functions; see :mod:`crucible_otel.otel.baking`.
 
     Args:
         spec: The event.
@@ -88,15 +88,14 @@ def generate(
         positional=", ".join([*columns, *(f"{name}=None" for name in maps)]),
         extra=extra,
         limit=limit,
-        guards="".join(f" or (type({name}) is not float and {name} is not None)" for name in spec.graphs)
-        + "".join(f" or {name} is not None" for name in maps),
+        guards="".join(f" and {name} is None" for name in maps)
+        + "".join(f" and (type({name}) is float or {name} is None)" for name in spec.graphs),
     )
-    scope: dict[str, Any] = {
+    shared: dict[str, Any] = {
         "INFINITY": math.inf, "buffer": buffer, "extend": buffer.extend, "now": now, "fold": fold,
         "len": len, "type": type, "float": float,
     }  # fmt: skip
-    exec(compile(code, f"<{spec.name}>", "exec"), scope)
-    build: Callable[..., Any] = scope["build"]
+    build: Callable[..., Any] = baked(code, f"<{spec.name}>", shared)["build"]
     return build
 
 

@@ -104,7 +104,7 @@ class Steps:
         now, commit, run, step = self._now, self._commit, self._run, self._step
         handle, owner = run.handle, run.handle.owner
         buffer, full, fold = handle.direct()
-        extend = buffer.extend
+        extend, length, kind_of, real = buffer.extend, len, type, float  # a local is found without looking it up
         known, alone = self._samples, self._accumulate == 1
         kind: Any = None  # of a batch that need only be asked for its length,
         other: Any = None  # and of one that must be looked into
@@ -118,13 +118,13 @@ class Steps:
             else:
                 step.number = number = step.number + 1
                 try:
-                    seen = len(batch) if type(batch) is kind else known
+                    seen = length(batch) if kind_of(batch) is kind else known
                 except Exception:
                     seen = None
                 if seen is None:
                     seen = size_of(batch)
-                    if type(batch) is not other:
-                        kind, other = (type(batch), None) if as_long(batch, seen) else (None, type(batch))
+                    if kind_of(batch) is not other:
+                        kind, other = (kind_of(batch), None) if as_long(batch, seen) else (None, kind_of(batch))
                 excluded_s, wait_s = run.excluded_s, arrived_s - asked_s
                 self._current = current = (arrived_s, excluded_s, wait_s, seen)
             yield batch, step
@@ -137,10 +137,10 @@ class Steps:
                 if samples is None:
                     samples = seen
                 duration_s = asked_s - arrived_s
-                if asked_s < handle.due_s and metrics is None and (type(loss) is float or loss is None):
+                if asked_s < handle.due_s and metrics is None and (kind_of(loss) is real or loss is None):
                     # What `commit` does, without a call.
                     extend((owner, duration_s, loss, learning_rate, gradient_norm, tokens, samples, number, wait_s))
-                    if len(buffer) >= full:
+                    if length(buffer) >= full:
                         fold()
                 else:
                     commit(
