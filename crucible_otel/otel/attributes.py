@@ -7,6 +7,8 @@ from typing import Any
 from crucible_otel.events.event import Event
 from crucible_otel.events.sanitize import Refusals, attribute, utf8
 from crucible_otel.otel.values import is_kept, number
+from crucible_otel.semconv.names import SOURCE
+from crucible_otel.semconv.registry import ALIASES
 
 _KEY_LENGTH = 255
 
@@ -15,7 +17,7 @@ def of_event(event: Event, refusals: Refusals, *, only_new_to: Any = None) -> di
     """Return the attributes of an event.
 
     Fields go under the names of the conventions, durations in seconds; what the user added goes under the user's
-    name. A map whose brief says that each entry becomes an attribute is spread, any other becomes JSON text.
+    name. An event that came in by a seed's name says whose it was. A map whose brief says that each entry becomes an attribute is spread, any other becomes JSON text.
 
     Args:
         event: The event.
@@ -44,6 +46,8 @@ def of_event(event: Event, refusals: Refusals, *, only_new_to: Any = None) -> di
                 _put(out, field.attribute, value if read is None else read, refusals)
             else:
                 _put(out, field.attribute, value, refusals)
+    if event.alias and only_new_to is None:
+        out[SOURCE] = ALIASES[event.alias].family
     return out
 
 

@@ -25,6 +25,11 @@ ATTRIBUTES: Final = (
         on=("span", "metric", "event"),
     ),
     Attribute(
+        name=names.SOURCE,
+        type="string",
+        brief="Family of the name an event came in by, such as crucible_train; absent when it came from a verb.",
+    ),
+    Attribute(
         name="crucible.workflow.name", type="string", brief="Name of the workflow.", on=("span", "metric", "event")
     ),
     Attribute(

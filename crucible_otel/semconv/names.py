@@ -33,5 +33,6 @@ RESTART_COUNT: Final = "crucible.restart_count"
 
 RESULT: Final = "crucible.result"
 INCOMPLETE: Final = "crucible.incomplete"
+SOURCE: Final = "crucible.source"
 WORKFLOW_RUN_ID: Final = "crucible.workflow.run.id"
 MODEL_NAME: Final = "crucible.model.name"

@@ -172,6 +172,7 @@ def test_an_alias_becomes_its_telemetry(capture: Capture, name: str) -> None:
     attributes = {field.name: field.attribute for field in spec.fields if field.attribute and field.type != "map"}
     words = {"success": "success"}
     for attached in carried:
+        assert alias.family == attached["crucible.source"]
         for seed, ours in alias.fields.items():
             if ours in attributes and ours != "duration":
                 assert words.get(seed, SAMPLES[seed]) == attached[attributes[ours]]
