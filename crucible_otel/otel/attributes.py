@@ -17,7 +17,8 @@ def of_event(event: Event, refusals: Refusals, *, only_new_to: Any = None) -> di
     """Return the attributes of an event.
 
     Fields go under the names of the conventions, durations in seconds; what the user added goes under the user's
-    name. An event that came in by a seed's name says whose it was. A map whose brief says that each entry becomes an attribute is spread, any other becomes JSON text.
+    name. A map whose brief says that each entry becomes an attribute is spread, any other becomes JSON text. An event
+    that came in by a seed's name says whose it was.
 
     Args:
         event: The event.
