@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,10 +11,8 @@ import pytest
 
 from crucible_otel.semconv.training import STEP_DURATION, STEPS
 from crucible_otel.testing import OtlpReceiver
-from tests.e2e.prometheus import SCRAPE_S, Prometheus, get
+from tests.e2e.servers import SCRAPE_S, Prometheus, get, promtool
 from tests.integration.programs import Ended, Program
-
-PROMTOOL = shutil.which("promtool")
 
 START = """
 import sys, time
@@ -59,7 +55,7 @@ def check_consistency(prometheus: Prometheus, port: int) -> None:
     assert counter == count == buckets
     assert sorted(counter) == counter
     assert [] == [pair for pair in pairwise(counter) if pair[0][1] > pair[1][1]]
-    assert "Error on ingesting" not in prometheus.log.read_text()
+    assert "Error on ingesting" not in prometheus.log_text
 
 
 def test_the_demo_is_read_exactly(prometheus: Prometheus, tmp_path: Path) -> None:
@@ -108,8 +104,7 @@ raise SystemExit(main(["demo", "--epochs", "3", "--hold", "600", "--out", {str(f
 
 def promtool_is_silent(text: str) -> None:
     """Check a scrape with Prometheus's own linter."""
-    assert PROMTOOL is not None
-    checked = subprocess.run([PROMTOOL, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    checked = promtool("check", "metrics", text=text)
     assert (0, "", "") == (checked.returncode, checked.stdout, checked.stderr)
 
 
