@@ -13,7 +13,7 @@ SOURCES := $(shell find crucible_otel tests -name '*.py' 2>/dev/null)
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format e2e torch bench api docs floor clean
+.PHONY: help setup demo test check format backends e2e torch bench api docs floor clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -78,14 +78,10 @@ format: setup  ## let ruff format and mend what it can
 	@$(RUN)/ruff check --fix .
 	@$(RUN)/ruff format .
 
-e2e: setup  ## run the tests against a real Prometheus server, and those with PyTorch (TORCH=0 leaves these out)
-	@if ! { command -v prometheus && command -v promtool; } >/dev/null; then \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; \
-		else \
-			echo "a Prometheus server is needed: sudo apt-get install prometheus" >&2; exit 1; \
-		fi; \
-	fi
+backends: setup  ## build the servers for e2e with Go, once for all checkouts; quick when they are there
+	@$(RUN)/python scripts/backends.py
+
+e2e: setup backends  ## run the tests against a real Collector, Jaeger and Prometheus, and those with PyTorch (TORCH=0 leaves these out)
 	$(RUN)/python -m pytest -m e2e $(ARGS)
 ifneq ($(TORCH),0)
 	@if grep -rqs --include='*.py' 'mark\.torch' tests; then $(MAKE) torch; fi
