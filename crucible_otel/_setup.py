@@ -19,7 +19,7 @@ from crucible_otel.events.runtime import Runtime, install, runtime
 from crucible_otel.events.scope import leave_ended
 from crucible_otel.handlers import build
 from crucible_otel.semconv.names import RUN_ID
-from crucible_otel.semconv.registry import METRICS
+from crucible_otel.semconv.registry import KEPT
 from crucible_otel.semconv.sdk import DROPPED, FAULTS
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
         settings,
         os.environ,
         engine,
-        METRICS.values(),
+        KEPT.values(),
         on_fault=lambda component: engine.update(FAULTS, "sum", (component,)),
         on_lost=lambda signal, reason, count: engine.update(DROPPED, "sum", (signal, reason), count),
         before_leaving=lambda reason: projection.leave(lambda: _end_open(new, reason)),

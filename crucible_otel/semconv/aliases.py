@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from crucible_otel.semconv import gpu
 from crucible_otel.semconv.model import Alias
 
 _WORKFLOW = {"workflow": "workflow", "run_id": "run_id"}
@@ -120,7 +121,7 @@ FRAMEWORK: Final = tuple(
     )
 )
 
-ALIASES: Final = (*KITCHEN, *TRAIN, *FRAMEWORK)
+ALIASES: Final = (*KITCHEN, *TRAIN, *FRAMEWORK, *gpu.ALIASES)
 
 SYNONYMS: Final[Mapping[str, str]] = {
     "lr": "learning_rate",

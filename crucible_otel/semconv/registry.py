@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from crucible_otel.semconv import aliases, attributes, dataset, sdk, training, workflow
+from crucible_otel.semconv import aliases, attributes, dataset, gpu, sdk, training, workflow
 from crucible_otel.semconv.model import Alias, Attribute, Event, Metric, Operation
 
-_FAMILIES = (workflow, training, dataset)
+_FAMILIES = (workflow, training, dataset, gpu)
 
 OPERATIONS: Final[Mapping[str, Operation]] = {spec.name: spec for family in _FAMILIES for spec in family.OPERATIONS}
 EVENTS: Final[Mapping[str, Event]] = {
@@ -20,7 +20,7 @@ EVENTS: Final[Mapping[str, Event]] = {
     )
 }
 HOT: Final = tuple(event for event in EVENTS.values() if event.hot)
-METRICS: Final[Mapping[str, Metric]] = {
+KEPT: Final[Mapping[str, Metric]] = {
     metric.name: metric
     for metric in (
         *(feed.metric for event in EVENTS.values() for feed in event.feeds),
@@ -28,6 +28,9 @@ METRICS: Final[Mapping[str, Metric]] = {
         *sdk.METRICS,
     )
 }
+"""The metrics whose series the engine keeps."""
+METRICS: Final[Mapping[str, Metric]] = {**KEPT, **{metric.name: metric for metric in gpu.METRICS}}
+"""All metrics: also those that observable instruments report."""
 ALIASES: Final[Mapping[str, Alias]] = {alias.name: alias for alias in aliases.ALIASES}
 
 
@@ -43,5 +46,5 @@ def _fields_as_attributes() -> dict[str, Attribute]:
 
 ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     **_fields_as_attributes(),
-    **{attribute.name: attribute for attribute in attributes.ATTRIBUTES},
+    **{attribute.name: attribute for attribute in (*attributes.ATTRIBUTES, *gpu.ATTRIBUTES)},
 }

@@ -10,6 +10,7 @@ from itertools import pairwise
 from types import ModuleType
 
 import opentelemetry.semconv._incubating.attributes as incubating
+import opentelemetry.semconv._incubating.metrics.hw_metrics as official_hardware
 import opentelemetry.semconv.attributes as stable
 import pytest
 from opentelemetry.semconv.schemas import Schemas
@@ -31,6 +32,9 @@ UNSPOKEN = {"total", "seconds", "second", "ms", "bytes", "ratio", "count", "coun
 
 # Last words of counters that say what became of things, as OpenTelemetry's own ``otel.sdk.*.exported`` does.
 PARTICIPLES = {"dropped", "nonfinite"}
+
+# The metrics whose names and units we choose; the others are OpenTelemetry's own.
+OURS = {name: metric for name, metric in METRICS.items() if name.startswith("crucible.")}
 
 # What the seeds document: alias -> measurements, metadata.
 SEEDS = {
@@ -56,6 +60,11 @@ SEEDS = {
     "crucible_framework.pipeline.stop": ("", "pipeline_id"),
     "crucible_framework.stage.start": ("", "stage_name stage_index"),
     "crucible_framework.stage.stop": ("", "stage_name stage_index"),
+    "snakepit.gpu.memory.sampled": ("used_mb total_mb", "device"),
+    "snakepit.gpu.utilization.sampled": ("gpu_percent memory_percent", "device"),
+    "snakepit.gpu.temperature.sampled": ("celsius", "device"),
+    "snakepit.gpu.power.sampled": ("watts limit_watts", "device"),
+    "snakepit.memory.gpu": ("allocated_mb reserved_mb free_mb total_mb", "device"),
 }
 
 
@@ -78,7 +87,7 @@ def test_metric_names_are_unique() -> None:
     assert [] == [metric.name for metric in all_metrics() if METRICS[metric.name] != metric]
 
 
-@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+@pytest.mark.parametrize("metric", OURS.values(), ids=OURS)
 def test_metric_is_named_by_the_rules(metric: Metric) -> None:
     """Lower case, dots between words, no unit and no type in the name; counters of things are plural."""
     words = re.split(r"[._]", metric.name)
@@ -86,7 +95,7 @@ def test_metric_is_named_by_the_rules(metric: Metric) -> None:
     assert DOTTED.fullmatch(metric.name)
     assert not UNSPOKEN & set(words)
     assert metric.brief.endswith(".")
-    assert re.fullmatch(r"s|By|1|\{[a-z]+\}|", metric.unit)
+    assert re.fullmatch(r"s|By|1|Hz|W|\{[a-z]+\}|", metric.unit)
     if metric.kind == "counter" and metric.unit.startswith("{"):
         assert words[-1].endswith("s") or words[-1] in PARTICIPLES
     if metric.kind == "updowncounter":
@@ -97,7 +106,14 @@ def test_metric_is_named_by_the_rules(metric: Metric) -> None:
 
 def test_metric_names_are_no_namespaces() -> None:
     """No metric's name begins another's."""
-    assert [] == [(a, b) for a in METRICS for b in METRICS if b.startswith(f"{a}.")]
+    assert [] == [(a, b) for a in OURS for b in METRICS if b.startswith(f"{a}.")]
+
+
+def test_other_metrics_are_those_of_the_installed_conventions() -> None:
+    """What is not ours is OpenTelemetry's, under its name."""
+    theirs = {value for key, value in vars(official_hardware).items() if key.isupper() and type(value) is str}
+
+    assert [] == [name for name in METRICS if name not in OURS and name not in theirs]
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
@@ -109,6 +125,9 @@ def test_metric_attributes_are_declared(metric: Metric) -> None:
     assert len(metric.attributes) == len(set(metric.attributes))
 
 
+# One a handler, or one a device of the host.
+MAY_BE_IDS = {"crucible.sdk.handler.id", "hw.id"}
+
 # One series a run, on purpose: the gauge that joins the workflow's name with its run id.
 MAY_NAME_A_RUN = "crucible.workflow.run.info"
 
@@ -117,7 +136,7 @@ MAY_NAME_A_RUN = "crucible.workflow.run.info"
 def test_metric_attributes_are_few_valued(metric: Metric) -> None:
     """Never a run, step, epoch, batch, path or message."""
     unbounded = re.compile(r".*\.(id|step|epoch|batch|index|path|message|tags|config)")
-    found = [name for name in metric.attributes if unbounded.fullmatch(name) and name != "crucible.sdk.handler.id"]
+    found = [name for name in metric.attributes if unbounded.fullmatch(name) and name not in MAY_BE_IDS]
 
     assert (["crucible.workflow.run.id"] if metric.name == MAY_NAME_A_RUN else []) == found
 
