@@ -361,6 +361,25 @@ def test_hold_keeps_the_prometheus_endpoint_up(tmp_path: Path, monkeypatch: pyte
     assert 'crucible_training_steps_total{crucible_model_name="digits-mlp"} 40.0' in scrapes[0][1]
 
 
+def test_an_interrupt_ends_the_hold_from_the_moment_it_is_announced(tmp_path: Path) -> None:
+    """Whoever reads the line may be quicker than the program's next statement."""
+
+    class Impatient(io.StringIO):
+        def write(self, text: str) -> int:
+            written = super().write(text)
+            if "Ctrl-C ends it" in text:
+                raise KeyboardInterrupt
+            return written
+
+    with environment(), contextlib.redirect_stdout(Impatient()):
+        try:
+            result = demo.run(arguments("--out", tmp_path, "--epochs", 1, "--hold", 600))
+        except KeyboardInterrupt:  # it would end the whole test run
+            pytest.fail("the interrupt got through")
+
+    assert result.delivered
+
+
 def test_a_run_replaces_the_events_of_the_last_one(tmp_path: Path) -> None:
     """The file tells of one run."""
     with environment():

@@ -209,6 +209,6 @@ class Session:
         if not self._given.hold:
             return
         url = telemetry.prometheus_url
-        self._screen.line(f"  {url} stays up for {self._given.hold:g} s; Ctrl-C ends it" if url else "")
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):  # who reads the line may be quicker than the next statement
+            self._screen.line(f"  {url} stays up for {self._given.hold:g} s; Ctrl-C ends it" if url else "")
             time.sleep(self._given.hold)
