@@ -221,6 +221,25 @@ def _name(key: Any) -> str:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
+def through(jaeger: Jaeger, port: int) -> dict[str, Any]:
+    """Return a Collector's configuration: spans to Jaeger, metrics to a page for Prometheus, everything to a file."""
+    return {
+        "receivers": {"otlp": {"protocols": {"grpc": None, "http": None}}},
+        "exporters": {
+            "otlp_grpc": {"endpoint": jaeger.otlp_grpc, "tls": {"insecure": True}},
+            "prometheus": {"endpoint": f"127.0.0.1:{port}"},
+            "file": {"path": "exported.jsonl", "flush_interval": "100ms"},
+        },
+        "service": {
+            "pipelines": {
+                "traces": {"receivers": ["otlp"], "exporters": ["otlp_grpc", "file"]},
+                "metrics": {"receivers": ["otlp"], "exporters": ["prometheus", "file"]},
+                "logs": {"receivers": ["otlp"], "exporters": ["file"]},
+            },
+        },
+    }
+
+
 def _parsed(text: str | bytes) -> Any:
     """Parse JSON as JavaScript does: Go writes the double -0.0 as ``-0``, which Python would take for an integer."""
     return json.loads(text, parse_int=lambda digits: -0.0 if digits == "-0" else int(digits))

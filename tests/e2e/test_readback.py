@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -26,6 +26,7 @@ from tests.e2e.readback import (
     settled,
     shown,
     shown_series,
+    through,
     typed,
     unlike,
 )
@@ -90,7 +91,7 @@ def told(
     folder = tmp_path_factory.mktemp("readback")
     scraped_at, collected_at = prometheus_server.take_ports(), prometheus_server.take_ports()
     clock = FakeClock(time_ns=time.time_ns())
-    with Collector([_config(jaeger_server, collected_at)], folder / "collector") as collector, fresh():
+    with Collector([through(jaeger_server, collected_at)], folder / "collector") as collector, fresh():
         telemetry = cx.configure(
             service_name=SERVICE,
             resource_attributes={"deployment.environment.name": "tést"},
@@ -148,24 +149,6 @@ def _target(prometheus: Prometheus, port: int) -> dict[str, str]:
     """Return the labels of a target's ``target_info``, also when the target has ended."""
     ((labels, _),) = prometheus.query(f'last_over_time(target_info{{instance="127.0.0.1:{port}"}}[2m])')
     return labels
-
-
-def _config(jaeger: Jaeger, port: int) -> dict[str, Any]:
-    return {
-        "receivers": {"otlp": {"protocols": {"grpc": None, "http": None}}},
-        "exporters": {
-            "otlp_grpc": {"endpoint": jaeger.otlp_grpc, "tls": {"insecure": True}},
-            "prometheus": {"endpoint": f"127.0.0.1:{port}"},
-            "file": {"path": "exported.jsonl", "flush_interval": "100ms"},
-        },
-        "service": {
-            "pipelines": {
-                "traces": {"receivers": ["otlp"], "exporters": ["otlp_grpc", "file"]},
-                "metrics": {"receivers": ["otlp"], "exporters": ["prometheus", "file"]},
-                "logs": {"receivers": ["otlp"], "exporters": ["file"]},
-            },
-        },
-    }
 
 
 # -- the program's own account ---------------------------------------------------------------------------------------
