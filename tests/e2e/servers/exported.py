@@ -50,6 +50,6 @@ class Exported:
     def _records(self) -> list[Records]:
         if not self.path.exists():
             return []
-        # A line that is still being written has no end.
-        lines = self.path.read_text().splitlines(keepends=True)
-        return [records(json.loads(line)) for line in lines if line.endswith("\n")]
+        # A line that is still being written has no end; bytes, because text has more ends of lines than JSON escapes.
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        return [records(json.loads(line)) for line in lines if line.endswith(b"\n")]
