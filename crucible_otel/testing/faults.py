@@ -1,4 +1,4 @@
-"""What the receiver does wrong on request: refuse the next requests, or leave them waiting."""
+"""What the receiver does wrong on request: refuse the next requests or a part of them, or leave them waiting."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ __all__ = ["Fault", "Faults"]
 
 
 class Fault(NamedTuple):
-    """The refusal of one request.
+    """The refusal of one request, or of a part of it.
 
     Attributes:
-        status: The HTTP status to answer with.
+        status: The HTTP status to answer with; 200 to take it but for what is rejected.
         retry_after_s: After how many seconds the sender may come back; None to say nothing about it.
         signal: The only signal it is for; None for the next request of any.
+        rejected: How many of its items are left out.
+        message: Why, for the sender.
     """
 
     status: int
     retry_after_s: float | None = None
     signal: Signal | None = None
+    rejected: int = 0
+    message: str = ""
 
 
 class Faults:

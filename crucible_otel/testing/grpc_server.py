@@ -97,8 +97,7 @@ def _export(inbox: Inbox, signal: Signal) -> Callable[[bytes, Any], bytes]:
         )
         if answer.status != HTTPStatus.OK:
             _abort(context, answer)
-        # An empty response message means full success.
-        return b""
+        return answer.body
 
     return export
 

@@ -174,8 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(Answer(status=status, message=message))
 
     def _answer(self, answer: Answer) -> None:
-        # An empty response message means full success; a refusal carries a Status (OTLP specification, "Failures").
-        body = Status(message=answer.message).SerializeToString() if answer.message else b""
+        # A refusal carries a Status (OTLP specification, "Failures").
+        refused = answer.status != HTTPStatus.OK
+        body = Status(message=answer.message).SerializeToString() if refused else answer.body
         self.send_response(answer.status)
         self.send_header("Content-Type", CONTENT_TYPE)
         self.send_header("Content-Length", str(len(body)))

@@ -10,6 +10,11 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Final
 
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
+
 from crucible_otel.testing.decode import MalformedBodyError, decode
 from crucible_otel.testing.faults import Faults
 from crucible_otel.testing.records import (
@@ -85,11 +90,22 @@ class Answer:
         status: The HTTP status.
         message: What is wrong, empty when nothing is.
         retry_after_s: After how many seconds the sender may come back, if that is to be said.
+        rejected: How many items were left out of a request that was taken otherwise.
     """
 
     status: int
     message: str = ""
     retry_after_s: float | None = None
+    rejected: int = 0
+
+    @property
+    def body(self) -> bytes:
+        """What a request that was taken is answered with; empty for full success."""
+        if not self.rejected and not self.message:
+            return b""
+        # The answers for the other signals differ from it by the names of the fields only.
+        partial = ExportTracePartialSuccess(rejected_spans=self.rejected, error_message=self.message)
+        return ExportTraceServiceResponse(partial_success=partial).SerializeToString()
 
 
 _NOTHING: Final = Records()
@@ -129,7 +145,8 @@ class Inbox:
         if not self.faults.wait(request.sender_is_there):
             gone = Answer(status=HTTPStatus.SERVICE_UNAVAILABLE, message="the receiver is closed")
             return self._file(request, "abandoned", gone)
-        if fault := self.faults.take(request.signal):
+        fault = self.faults.take(request.signal)
+        if fault and fault.status != HTTPStatus.OK:
             answer = Answer(status=fault.status, message="refused as the test asked", retry_after_s=fault.retry_after_s)
             return self._file(request, "failed", answer)
         try:
@@ -138,7 +155,11 @@ class Inbox:
         except tuple(_REFUSALS) as error:
             status, count = _REFUSALS[type(error)]
             return self._file(request, count, Answer(status=status, message=str(error)))
-        return self._file(request, "accepted", Answer(status=HTTPStatus.OK), records)
+        answer = Answer(status=HTTPStatus.OK)
+        if fault:
+            records, rejected = _without_last(records, fault.rejected)
+            answer = replace(answer, rejected=rejected, message=fault.message)
+        return self._file(request, "accepted", answer, records)
 
     def reject(self) -> None:
         """Count a request that was refused before it could be taken."""
@@ -243,3 +264,10 @@ class Inbox:
     def _notify(self) -> None:
         self._version += 1
         self._changed.notify_all()
+
+
+def _without_last(records: Records, number: int) -> tuple[Records, int]:
+    """Leave out the last records of a request, which all are of one kind; return also how many these were."""
+    count = len(records.spans) + len(records.logs) + len(records.points)
+    kept = max(0, count - number)
+    return Records(records.spans[:kept], records.logs[:kept], records.points[:kept]), count - kept

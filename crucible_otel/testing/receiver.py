@@ -199,6 +199,17 @@ class OtlpReceiver:
         """
         self._inbox.faults.plan(Fault(status, retry_after, signal), n)
 
+    def reject_next(self, items: int = 1, *, n: int = 1, message: str = "", signal: Signal | None = None) -> None:
+        """Take the next requests but for some of their items: OTLP's partial success.
+
+        Args:
+            items: How many spans, log records or points of each are left out, the last ones.
+            n: How many requests.
+            message: Why, for the sender.
+            signal: Only those that carry this.
+        """
+        self._inbox.faults.plan(Fault(200, None, signal, items, message), n)
+
     def hang(self, hanging: bool = True) -> None:
         """Take requests but leave them without an answer, until ``hang(False)`` or :meth:`close`.
 

@@ -213,6 +213,20 @@ def test_a_planned_failure_says_when_to_come_back(receiver: OtlpReceiver, connec
     ]
 
 
+@pytest.mark.parametrize(("items", "kept"), [(1, ["a"]), (5, [])])
+def test_a_part_of_a_request_can_be_rejected(
+    receiver: OtlpReceiver, connection: HTTPConnection, items: int, kept: list[str]
+) -> None:
+    """The answer is OTLP's partial success with their number and the reason; what is rejected is not kept."""
+    receiver.reject_next(items, message="no room")
+    status, body, _ = post(connection, traces(Span(name="a"), Span(name="b")))
+
+    partial = ExportTraceServiceResponse.FromString(body).partial_success
+    assert (200, 2 - len(kept), "no room") == (status, partial.rejected_spans, partial.error_message)
+    assert kept == [span.name for span in receiver.spans]
+    assert (200, b"") == post(connection, traces(Span(name="c")))[:2]
+
+
 def test_closing_cuts_connections_that_were_kept_alive(receiver: OtlpReceiver, connection: HTTPConnection) -> None:
     """A receiver that is gone takes nothing more, also from senders that it knows."""
     post(connection, traces(Span(name="before")))
