@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from crucible_otel.errors import UnknownHandlerError as UnknownHandlerError
     from crucible_otel.errors import UnknownNameError as UnknownNameError
     from crucible_otel.verbs import dataset as dataset
+    from crucible_otel.verbs import memory as memory
+    from crucible_otel.verbs import serialization as serialization
     from crucible_otel.verbs.attaching import attach_handler as attach_handler
     from crucible_otel.verbs.attaching import detach as detach
     from crucible_otel.verbs.attaching import handlers as handlers
@@ -39,9 +41,11 @@ if TYPE_CHECKING:
     from crucible_otel.verbs.emit import emit_evaluation as emit_evaluation
     from crucible_otel.verbs.emit import emit_step as emit_step
     from crucible_otel.verbs.emit import execute as execute
+    from crucible_otel.verbs.pool import pool as pool
     from crucible_otel.verbs.spans import end_span as end_span
     from crucible_otel.verbs.spans import span as span
     from crucible_otel.verbs.spans import start_span as start_span
+    from crucible_otel.verbs.tensor import tensor_op as tensor_op
     from crucible_otel.verbs.training import current_run as current_run
     from crucible_otel.verbs.training import train as train
     from crucible_otel.verbs.workflow import stage as stage
@@ -72,9 +76,13 @@ _HOMES = {
     "events": "events:",
     "execute": "verbs.emit",
     "handlers": "verbs.attaching",
+    "memory": "verbs.memory:",
+    "pool": "verbs.pool",
+    "serialization": "verbs.serialization:",
     "span": "verbs.spans",
     "stage": "verbs.workflow",
     "start_span": "verbs.spans",
+    "tensor_op": "verbs.tensor",
     "train": "verbs.training",
     "workflow": "verbs.workflow",
 }
@@ -105,9 +113,13 @@ __all__ = [
     "events",
     "execute",
     "handlers",
+    "memory",
+    "pool",
+    "serialization",
     "span",
     "stage",
     "start_span",
+    "tensor_op",
     "train",
     "workflow",
 ]

@@ -18,8 +18,9 @@ from opentelemetry import trace
 from crucible_otel.events.clock import Clock
 from crucible_otel.events.scope import Scope
 from crucible_otel.otel.family import Family
+from crucible_otel.otel.group import Group, grouped
 from crucible_otel.otel.handle import Handle, Owner
-from crucible_otel.otel.labels import OVERFLOWING, attributes
+from crucible_otel.otel.labels import OVERFLOWING, attributes, placed
 from crucible_otel.otel.series import STOPPED, Distribution
 from crucible_otel.otel.snapshot import Exemplar, MetricSnapshot, Point, Snapshot
 from crucible_otel.otel.values import is_kept, number
@@ -73,7 +74,11 @@ class Engine:
         self._pending_size, self._pending_limit = 0, 65_536
         self._bound: dict[tuple[str, bool, tuple[object, ...]], Handle] = {}
         self._bad: list[tuple[Owner, str, float, int]] = []
-        self.families = {spec.name: Family(spec, self, FOLD_AT) for spec in HOT}
+        self._groups: list[Group] = []
+        self.families: dict[str, Family] = {}
+        for specs in grouped(HOT):
+            self._groups.append(Group(specs, self))
+            self.families.update({spec.name: Family(spec, self._groups[-1], self, FOLD_AT) for spec in specs})
         _ENGINES.add(self)
 
     refusal: Update = (REFUSED, "sum", ("dropped",), 1)
@@ -97,7 +102,7 @@ class Engine:
     ) -> Handle:
         """Bind a hot event to an attribute set."""
         family = self.families[spec.name]
-        return family.handle(Owner(family.series(labels), scope, fields, sequence, tolerated))
+        return family.handle(Owner(family.group.series(labels), scope, fields, sequence, tolerated))
 
     def bound(self, spec: EventSpec, labels: Sequence[object], *, silent: bool = False) -> Handle:
         """Return the handle that everybody shares who records this event with these attribute values."""
@@ -105,7 +110,7 @@ class Engine:
         found = self._bound.get(key)
         if found is None:
             family = self.families[spec.name]
-            found = family.handle(Owner(family.series(labels), None, {}), silent=silent)
+            found = family.handle(family.shared_owner(labels), silent=silent)
             if len(self._bound) < 2 * self.cardinality_limit:
                 found = self._bound.setdefault(key, found)
         return found
@@ -140,7 +145,7 @@ class Engine:
     def pend(self, feed: Feed, state: Any, values: Sequence[float]) -> None:
         """Keep the values of a diverted histogram."""
         if feed.metric.name in self._diverted:
-            self._pend(feed.metric, state.values, values)
+            self._pend(feed.metric, placed(feed, state.values), values)
 
     def overflowed(self, metric: Metric) -> None:
         """Count an attribute set beyond the limit."""
@@ -223,7 +228,7 @@ class Engine:
         """Emit the events of the transitions that folds have found; called without the lock."""
         for owner, field, value, since in self.take_bad():
             for family in self.families.values():
-                if isinstance(owner.state, family.state_class):
+                if family.spec.sequence and isinstance(owner.state, family.group.state_class):
                     family.tell_bad(owner, field, value, since)
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -238,6 +243,8 @@ class Engine:
         self.started_ns = self.clock.time_ns()
         for family in self.families.values():
             family.clear()
+        for group in self._groups:
+            group.clear()
 
     # -- inside (the lock is held) -----------------------------------------------------------------------------------
 
@@ -304,9 +311,8 @@ class Engine:
             self._apply(DROPPED, "sum", ("metrics", "divert_full"), len(values) - len(kept))
 
     def _points(self) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
-        for family in self.families.values():
-            by_metric = family.points(self.started_ns)
-            yield from by_metric
+        for group in self._groups:
+            yield from group.points(self.started_ns)
         yield from self._structural_points()
 
     def _structural_points(self) -> Iterable[tuple[Metric, tuple[Point, ...]]]:

@@ -1,27 +1,25 @@
-"""One hot event of this process: its buffer, its series, its handles."""
+"""One hot event of this process: its buffer, its folds, its handles."""
 
 from __future__ import annotations
 
-import math
 import operator
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from crucible_otel.otel.feeds import compiled
 from crucible_otel.otel.handle import Handle, Owner, generate, measured, suspicious
-from crucible_otel.otel.labels import OVERFLOWING, attributes, label
+from crucible_otel.otel.labels import label
 from crucible_otel.otel.sequence import in_order
-from crucible_otel.otel.series import Series, state_class
-from crucible_otel.otel.snapshot import Point
 from crucible_otel.otel.values import cleaned, settled, spelled
 from crucible_otel.semconv.model import Event as EventSpec
-from crucible_otel.semconv.model import Feed, Metric, Severity
+from crucible_otel.semconv.model import Severity
 from crucible_otel.semconv.training import NONFINITE_EVENT
 
 if TYPE_CHECKING:
     from crucible_otel.otel.engine import Engine
+    from crucible_otel.otel.group import Group
 
 
 class Family:
@@ -29,18 +27,19 @@ class Family:
 
     Attributes:
         spec: The event.
+        group: The series it is folded into.
         buffer: After its first half, which stays empty, the records that are not folded yet, one after the other:
             ``owner, *columns``. A list that is emptied gives its memory back and grows again in forty steps.
         columns: Fields of a record, in order.
         width: Entries of the buffer a record takes.
         gauges: Indices of the columns whose values are gauges of numbers.
         full: Length of the buffer at which the thread that makes the next record folds.
-        attributes: Names of the attributes of its series.
+        timed: Names of the columns that are durations: seconds here, nanoseconds on the bus.
         interval_s: Least time between two log events of a handle.
     """
 
-    def __init__(self, spec: EventSpec, engine: Engine, limit: int) -> None:
-        self.spec, self.interval_s = spec, engine.interval_s
+    def __init__(self, spec: EventSpec, group: Group, engine: Engine, limit: int) -> None:
+        self.spec, self.group, self.interval_s = spec, group, engine.interval_s
         self._engine = engine
         streams = tuple(feed for feed in spec.feeds if not feed.each)
         self._further = tuple(feed for feed in spec.feeds if feed.each)
@@ -48,39 +47,32 @@ class Family:
         self.columns = tuple(field.name for field in spec.fields if field.name in used)
         gauged = {feed.field for feed in streams if feed.how == "set" and feed.field != spec.sequence}
         self.gauges = frozenset(index for index, name in enumerate(self.columns) if name in gauged)
-        self.state_class, slots = state_class(spec, streams)
         self.width = len(self.columns) + 1
         self._start = limit * self.width
         self.full = 2 * self._start
         self.buffer: list[Any] = [None] * self._start
         self.logged: weakref.WeakKeyDictionary[Owner, tuple[Any, ...]] = weakref.WeakKeyDictionary()
-        self._streams = tuple(zip(streams, slots, strict=True))
         place = {name: index + 1 for index, name in enumerate(self.columns)}
         self._folds = tuple(
-            (feed.how, compiled(feed, slot, place.get(feed.field, 0), engine, spec.sequence))
-            for feed, slot in self._streams
+            (feed.how, compiled(feed, group.slot(feed), place.get(feed.field, 0), engine, spec.sequence))
+            for feed in streams
         )
         self._number, self._duration = place.get(spec.sequence, 0), place.get("duration", 0)
-        self.attributes = streams[0].metric.attributes
-        self._series: dict[tuple[str, ...], Any] = {}
+        self.timed = frozenset(field.name for field in spec.fields if field.unit == "ns") & {*self.columns}
+        self._fields = {field.attribute: field.name for field in spec.fields if field.attribute}
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
-        extra = self._further[0].field if self._further else "None"
-        self._build = generate(
-            spec, self.columns, extra, buffer=self.buffer, limit=self.full, now=engine.clock.now, fold=self.fold
-        )
+        self._build: Callable[..., Any] | None = None
 
     # -- handles -----------------------------------------------------------------------------------------------------
 
-    def series(self, labels: Sequence[object]) -> Any:
-        """Return the series of an attribute set: its own, or the overflow series beyond the limit."""
-        key: tuple[Any, ...] = tuple(label(value) for value in labels)
-        found = self._series.get(key)
-        if found is None:
-            if len(self._series) >= self._engine.cardinality_limit:
-                self._engine.overflowed(self._streams[0][0].metric)
-                key = OVERFLOWING
-            found = self._series.setdefault(key, self.state_class(key))
-        return found
+    def labels(self) -> tuple[str, ...]:
+        """Return the fields whose values are the attributes of its series, in order."""
+        return tuple(self._fields[name] for name in self.group.attributes)
+
+    def shared_owner(self, labels: Sequence[object]) -> Owner:
+        """Return an owner that is nobody in particular; its events say what the attributes of its series say."""
+        told = zip(self.labels(), labels, strict=False)
+        return Owner(self.group.series(labels), None, {name: value for name, value in told if value not in (None, "")})
 
     def handle(self, owner: Owner, *, silent: bool = False) -> Handle:
         """Return a handle for an owner; a silent one leaves it to its user to tell handlers."""
@@ -90,6 +82,12 @@ class Family:
 
     def bind(self, owner: Owner, slow: Callable[..., None]) -> Any:
         """Return the recording functions of an owner."""
+        if self._build is None:  # not before it is needed: most programs use few of the families
+            extra = self._further[0].field if self._further else "None"
+            now = self._engine.clock.now
+            self._build = generate(
+                self.spec, self.columns, extra, buffer=self.buffer, limit=self.full, now=now, fold=self.fold
+            )
         return self._build(owner, slow)
 
     def waiting(self) -> list[Any]:
@@ -224,29 +222,6 @@ class Family:
             merged = [old if new is None else new for old, new in zip(owner.tail, additions, strict=True)]
             owner.tail = (None, *merged[1:])
 
-    # -- reading -----------------------------------------------------------------------------------------------------
-
-    def points(self, started_ns: int) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
-        """Return the points of every metric; the engine's lock is held."""
-        states = list(self._series.values())
-        for feed, slot in self._streams:
-            yield feed.metric, tuple(self._of_stream(feed, slot, states, started_ns))
-
-    def _of_stream(self, feed: Feed, slot: Any, states: list[Series], started_ns: int) -> Iterator[Point]:
-        whole = feed.how != "set" or feed.field == self.spec.sequence
-        for state in states:
-            if isinstance(slot, str):
-                found = getattr(state, slot)
-                if found is not None:
-                    yield Point(attributes(feed.metric, state.values), found.snapshot(), started_ns, found.samples())
-                continue
-            value = state[slot]
-            if math.isfinite(value) and (value or feed.how == "set"):
-                value = int(value) if whole and value.is_integer() else value
-                yield Point(attributes(feed.metric, state.values), value, started_ns)
-
     def clear(self) -> None:
-        """Start from zero."""
+        """Forget what is not folded yet."""
         del self.buffer[self._start :]
-        for state in self._series.values():
-            state.clear()

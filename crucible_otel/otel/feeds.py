@@ -38,8 +38,12 @@ def compiled(feed: Feed, slot: Any, column: int, sink: Sink, sequence: str) -> F
         sink: See :class:`Sink`.
         sequence: The field that numbers the records, or empty.
     """
-    numbered = sequence and feed.field == sequence and feed.how == "set"
-    return _COMPILERS["number" if numbered else feed.how](feed, slot, column, sink)
+    how: str = feed.how
+    if how == "set" and feed.metric.kind == "updowncounter":
+        how = "level"
+    elif how == "set" and sequence and feed.field == sequence:
+        how = "number"
+    return _COMPILERS[how](feed, slot, column, sink)
 
 
 def _count(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
@@ -59,22 +63,6 @@ def _rewind(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
 
 
 def _sum(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
-    def careful(values: Sequence[Any]) -> float:
-        total: float = 0
-        refused = 0
-        for value in values:
-            if value is None:
-                continue
-            if type(value) is not int:
-                value = number(value)
-            if value is None or not 0 <= value < LARGE:
-                refused += 1
-            else:
-                total += value
-        if refused:
-            sink.refused(refused)
-        return total
-
     def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
         values = columns[column]
         last = values[-1]
@@ -86,13 +74,57 @@ def _sum(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
             if last:  # the same number again and again
                 state[slot] += last * size
             return
-        try:
-            total = sum(values)
-            if type(total) is not int or min(values) < 0 or total >= LARGE:
-                total = careful(values)
-        except Exception:
-            total = careful(values)
-        state[slot] += total
+        state[slot] += _total(values, sink)
+
+    return fold
+
+
+def _total(values: Sequence[Any], sink: Sink) -> float:
+    try:
+        total: float = sum(values)
+        if type(total) is int and min(values) >= 0 and total < LARGE:
+            return total
+    except Exception:
+        pass
+    usable, refused = _usable(values)
+    if refused:
+        sink.refused(refused)
+    return sum(usable)
+
+
+def _usable(values: Sequence[Any]) -> tuple[list[float], int]:
+    """Return the numbers that a sum or a level can take, and how many of the values are none."""
+    usable: list[float] = []
+    missing = 0
+    for value in values:
+        read = value if value is None or type(value) is int else number(value)
+        if value is None:
+            missing += 1
+        elif read is not None and 0 <= read < LARGE:
+            usable.append(read)
+    return usable, len(values) - missing - len(usable)
+
+
+def _add(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
+    sign = -1.0 if feed.how == "take" else 1.0
+
+    def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
+        values = columns[column]
+        if values[-1] is None and values.count(None) == size:
+            return
+        present = state[slot]
+        state[slot] = sign * _total(values, sink) + (0.0 if math.isnan(present) else present)
+
+    return fold
+
+
+def _level(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
+    def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
+        usable, refused = _usable(columns[column])
+        if refused:
+            sink.refused(refused)
+        if usable:
+            state[slot] = usable[-1]
 
     return fold
 
@@ -180,5 +212,6 @@ def _record(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
 
 
 _COMPILERS = {
-    "count": _count, "rewind": _rewind, "sum": _sum, "set": _set, "number": _number, "record": _record,
+    "count": _count, "rewind": _rewind, "sum": _sum, "add": _add, "take": _add,
+    "set": _set, "number": _number, "level": _level, "record": _record,
 }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from crucible_otel.events.event import Event
 from crucible_otel.events.translate import text_keys
-from crucible_otel.otel.labels import label
+from crucible_otel.otel.labels import label, labelling
 from crucible_otel.otel.values import LARGE, number
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Feed, Metric
@@ -80,7 +80,8 @@ def _key(event: Event, key: object) -> str:
 
 
 def _field(name: str) -> Callable[[Event, str], str]:
-    return lambda event, key: label(event.value(name))
+    read = labelling(name)
+    return lambda event, key: read(event.value(name))
 
 
 def _error_type(event: Event, key: str) -> str:

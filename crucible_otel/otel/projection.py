@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,14 +23,14 @@ from crucible_otel.otel.engine import Engine
 from crucible_otel.otel.exceptions import described, message
 from crucible_otel.otel.handle import Handle
 from crucible_otel.otel.labelling import Plan
-from crucible_otel.otel.labels import label
+from crucible_otel.otel.labels import label, labelling
 from crucible_otel.otel.values import spelled
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Severity
 from crucible_otel.semconv.names import ERROR_TYPE, EXCEPTION_EVENT, EXCEPTION_STACKTRACE, INCOMPLETE, RESULT
 from crucible_otel.semconv.registry import EVENTS, OPERATIONS
 from crucible_otel.semconv.sdk import FAULTS, HANDLER_FAILURES, REFUSED
-from crucible_otel.semconv.training import NONFINITE_EVENT, TRAINING
+from crucible_otel.semconv.training import NONFINITE_EVENT, TRAINING, WATCHED
 
 logger = logging.getLogger("crucible_otel")
 
@@ -138,7 +140,6 @@ class TelemetryProjection:
             columns = [given.get(name, 0 if name in totals else None) for name in family.columns]
             handle.commit(now_s, *columns, further)
         else:
-            given.pop("duration", None)
             handle.record(**given, **({"metrics": further} if further is not None else {}))
         if log:
             record = handle.last_record()
@@ -206,11 +207,8 @@ class TelemetryProjection:
     def _raw_handle(self, spec: EventSpec, metadata: Mapping[str, Any]) -> Handle:
         family, scope = self._engine.families[spec.name], innermost(TRAINING.name)
         inherited = scope.inherited if scope is not None else {}
-        names = {field.attribute: field.name for field in spec.fields if field.attribute}
-        labels = tuple(
-            label(metadata.get(names[name])) or label(inherited.get(names[name])) for name in family.attributes
-        )
-        if scope is None:
+        labels = tuple(labelling(name)(metadata.get(name)) or label(inherited.get(name)) for name in family.labels())
+        if scope is None or not spec.sequence:  # only what is numbered belongs to the run
             return self._engine.bound(spec, labels, silent=True)
         key = "raw " + spec.name
         found: Handle | None = scope.handles.get(key)
@@ -237,7 +235,7 @@ class TelemetryProjection:
                     self._engine.update(REFUSED, "sum", ("dropped",))
                 else:
                     self._engine.update(metric, how, labels, value)
-            elif how == "set":
+            elif metric.name in WATCHED:
                 self._engine.update(metric, how, labels, value)
                 if (metric.name, labels) not in self._stopped:
                     self._stopped.add((metric.name, labels))
@@ -317,9 +315,23 @@ def _context_of(scope: Scope | None) -> Any:
     return scope.context
 
 
+_PLACE = re.compile(r"\{(\w+)\}")
+
+
+@functools.cache
+def _pieces(template: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return how a name begins, and its fields with what stands before each but the first."""
+    head, *rest = _PLACE.split(template)
+    return head, tuple(zip(("", *rest[1::2]), rest[::2], strict=False))
+
+
 def _named(template: str, event: Event) -> str:
     if "{" not in template:
         return template
-    head, _, rest = template.partition("{")
-    value = label(event.value(rest.rstrip("}")))
-    return f"{head}{value}".strip()
+    head, places = _pieces(template)
+    name = ""
+    for between, field in places:
+        value = label(event.value(field))
+        if value:
+            name += f"{between}{value}" if name else value
+    return f"{head}{name}".strip()

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from crucible_otel.otel.snapshot import Exemplar, Histogram
-from crucible_otel.semconv.model import Event as EventSpec
-from crucible_otel.semconv.model import Feed
+from crucible_otel.semconv.model import Metric
 
 if TYPE_CHECKING:
     Doubles = array[float]
@@ -78,7 +77,7 @@ class Stopped:
 
 STOPPED = Stopped()
 UNSET, HELD = math.nan, math.inf
-"""Stand in a series for a gauge without a value, and for one whose last value was not finite."""
+"""Stand in a series for a gauge or a level without a value, and for a gauge whose last value was not finite."""
 
 
 def plain(values: Iterable[float | None], *, clamp: bool) -> tuple[list[float], float, float, float] | None:
@@ -123,24 +122,24 @@ class Series(Doubles):
             setattr(self, name, None)
 
 
-def state_class(spec: EventSpec, feeds: Sequence[Feed]) -> tuple[type[Series], tuple[Any, ...]]:
-    """Make the class of a hot event's series.
+def state_class(name: str, metrics: Sequence[Metric]) -> tuple[type[Series], tuple[Any, ...]]:
+    """Make the class of the series of a hot event, or of several that share theirs.
 
     Args:
-        spec: The hot event.
-        feeds: Those of its feeds that become streams of a series.
+        name: For error messages and profiles.
+        metrics: The metric of each stream of a series.
 
     Returns:
         The class, and where it keeps each of the streams: an index, or the name of a histogram.
     """
     initial: list[float] = []
     slots: list[int | str] = []
-    for index, feed in enumerate(feeds):
-        if feed.how == "record":
+    for index, metric in enumerate(metrics):
+        if metric.kind == "histogram":
             slots.append(f"stream_{index}")
         else:
             slots.append(len(initial))
-            initial.append(0.0 if feed.how in ("count", "sum", "rewind") else UNSET)
+            initial.append(0.0 if metric.kind == "counter" else UNSET)
     histograms = tuple(slot for slot in slots if isinstance(slot, str))
     members = {"__slots__": histograms, "initial": tuple(initial), "histograms": histograms}
-    return type("Series_" + spec.name.rpartition(".")[2], (Series,), members), tuple(slots)
+    return type("Series_" + name.rpartition(".")[2], (Series,), members), tuple(slots)

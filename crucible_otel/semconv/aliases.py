@@ -1,9 +1,9 @@
 """The seeds' names of our events, with their fields.
 
-Sources: the CrucibleKitchen telemetry guide (``crucible_kitchen.*``) and the CrucibleTelemetry README
-(``crucible_train.*``, ``crucible_framework.*``). The seeds define no failure event for some families; those that end
-in ``.exception`` here for ``crucible_train`` and ``crucible_framework`` are added so that a failure never leaves an
-open span.
+Sources: the CrucibleKitchen telemetry guide (``crucible_kitchen.*``), the CrucibleTelemetry README
+(``crucible_train.*``, ``crucible_framework.*``) and Snakepit's telemetry design (``snakepit.*``). The seeds define no
+failure event for some families; those that end in ``.exception`` here for ``crucible_train`` and
+``crucible_framework`` are added so that a failure never leaves an open span.
 """
 
 from __future__ import annotations
@@ -36,20 +36,24 @@ _PIPELINE_STAGE = {"stage_name": "stage", "stage_index": "stage_index"}
 _MEASURED: Final = frozenset(
     {
         "duration", "loss", "lr", "grad_norm", "epoch_loss", "size_bytes", "metrics", "size", "batch_size",
-        "accuracy", "gradient_norm", "system_time",
+        "accuracy", "gradient_norm", "system_time", "queue_time", "busy_time", "idle", "busy", "bytes",
+        "input_elements", "output_elements",
     }
 )  # fmt: skip
 
 
-def _alias(name: str, brief: str, targets: str, fields: Mapping[str, str], category: str = "") -> Alias:
+def _alias(
+    name: str, brief: str, targets: str, fields: Mapping[str, str], category: str = "", measured: str = ""
+) -> Alias:
+    numbers = _MEASURED | {*measured.split()}
     return Alias(
         name=name,
         family=name.partition(".")[0],
         targets=tuple(targets.split()),
         fields=fields,
         brief=brief,
-        measurements=tuple(key for key in fields if key in _MEASURED),
-        metadata=tuple(key for key in fields if key not in _MEASURED),
+        measurements=tuple(key for key in fields if key in numbers),
+        metadata=tuple(key for key in fields if key not in numbers),
         category=category,
     )
 
@@ -121,7 +125,72 @@ FRAMEWORK: Final = tuple(
     )
 )
 
-ALIASES: Final = (*KITCHEN, *TRAIN, *FRAMEWORK, *gpu.ALIASES)
+_POOLED = {"pool": "pool", "worker_id": "worker_id"}
+_MEMORY = {"bytes": "bytes", "type": "type", "device": "device"}
+_SERIALIZED = {"duration": "duration", "bytes": "bytes", "direction": "direction", "format": "format"}
+_TENSOR_OP = {
+    "duration": "duration",
+    "input_elements": "input_elements",
+    "output_elements": "output_elements",
+    "op": "op",
+    "input_shapes": "input_shapes",
+    "output_shape": "output_shape",
+    "dtype": "dtype",
+    "device": "device",
+}
+_TRAIN_STEP = {
+    "duration": "duration",
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "epoch": "epoch",
+    "step": "step",
+    "model": "model",
+}
+
+SNAKEPIT: Final[Mapping[str, Alias]] = {
+    function: _alias("snakepit." + name, brief, targets, fields, "snakepit", measured)
+    for function, name, brief, targets, fields, measured in (
+        (
+            "pool_checkout",
+            "pool.checkout",
+            "Worker checked out from pool",
+            "crucible.pool.checkout",
+            {"queue_time": "queue_time", **_POOLED},
+            "",
+        ),
+        (
+            "pool_checkin",
+            "pool.checkin",
+            "Worker returned to pool",
+            "crucible.pool.checkin",
+            {"busy_time": "busy_time", **_POOLED},
+            "",
+        ),
+        (
+            "pool_size",
+            "pool.size",
+            "Pool size changed",
+            "crucible.pool.size",
+            {"size": "total", "idle": "idle", "busy": "busy", "queue_depth": "queue_depth", "pool": "pool"},
+            "queue_depth",
+        ),
+        ("memory_allocate", "memory.allocate", "Memory allocated", "crucible.memory.allocate", _MEMORY, ""),
+        ("memory_release", "memory.release", "Memory released", "crucible.memory.release", _MEMORY, ""),
+        ("serialize_stop", "serialize.stop", "Serialization timing", "crucible.serialization", _SERIALIZED, ""),
+        ("tensor_op", "ml.tensor_op", "Tensor operation metadata", "crucible.tensor_op", _TENSOR_OP, ""),
+        (
+            "train_step",
+            "ml.train_step",
+            "Training step timing",
+            "crucible.training.step",
+            _TRAIN_STEP,
+            "learning_rate",
+        ),
+    )
+}
+"""The aliases of Snakepit's events, by the function that emits each of them."""
+
+ALIASES: Final = (*KITCHEN, *TRAIN, *FRAMEWORK, *SNAKEPIT.values(), *gpu.ALIASES)
 
 SYNONYMS: Final[Mapping[str, str]] = {
     "lr": "learning_rate",

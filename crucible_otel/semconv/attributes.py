@@ -49,6 +49,46 @@ ATTRIBUTES: Final = (
         brief="Part of the data: train, validation, test or the caller's own.",
         on=("span", "metric", "event"),
     ),
+    Attribute(
+        name="crucible.device.name",
+        type="string",
+        brief="Device, such as cuda:0 or cpu.",
+        on=("span", "metric", "event"),
+    ),
+    Attribute(
+        name="crucible.memory.type", type="string", brief="Kind of memory: cpu or gpu.", on=("span", "metric", "event")
+    ),
+    Attribute(name="crucible.pool.name", type="string", brief="Name of the pool.", on=("span", "metric", "event")),
+    Attribute(
+        name="crucible.pool.worker.state",
+        type="string",
+        brief="What the workers are doing.",
+        values=("idle", "busy"),
+        on=("metric",),
+    ),
+    Attribute(
+        name="crucible.serialization.format",
+        type="string",
+        brief="Format, such as json or arrow.",
+        on=("span", "metric", "event"),
+    ),
+    Attribute(
+        name="crucible.serialization.direction",
+        type="string",
+        brief="Into the format or out of it.",
+        values=("encode", "decode"),
+        on=("span", "metric", "event"),
+    ),
+    Attribute(
+        name="crucible.tensor_op.name", type="string", brief="Name of the operation.", on=("span", "metric", "event")
+    ),
+    Attribute(
+        name="crucible.tensor_op.operand",
+        type="string",
+        brief="What went in, or what came out.",
+        values=("input", "output"),
+        on=("metric",),
+    ),
     Attribute(name="crucible.metric.name", type="string", brief="Name of a value of the user's.", on=("metric",)),
     Attribute(
         name="crucible.training.skip.reason",

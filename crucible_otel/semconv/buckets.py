@@ -18,8 +18,17 @@ STEP_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 
 CALL_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Calls and waits."""
 
+OP_S: Final = (
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+    2.5,
+)  # fmt: skip
+"""Operations on tensors."""
+
 SIZE_BYTES: Final = tuple(float(256 * 4**power) for power in range(14))
 """256 B to 16 GiB in powers of 4."""
 
 BATCH: Final = tuple(float(2**power) for power in range(13))
 """1 to 4096 in powers of 2."""
+
+ELEMENTS: Final = tuple(float(8**power) for power in range(13))
+"""1 to 6.9e10 in powers of 8."""

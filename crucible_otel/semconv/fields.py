@@ -28,6 +28,8 @@ TOTAL_EPOCHS: Final = Field(
 DURATION: Final = Field(
     name="duration", attribute="", unit="ns", brief="Elapsed time of a monotonic clock.", measurement=True, type="int"
 )
+DEVICE: Final = Field(name="device", attribute="crucible.device.name", brief="Device, such as cuda:0 or cpu.")
+WORKER: Final = Field(name="worker_id", attribute="crucible.pool.worker.id", brief="Which worker.")
 RESULT: Final = Field(name="result", attribute="crucible.result", brief="How it ended.")
 ERROR: Final = Field(name="error", brief="The exception: its type and the first 300 characters of its text.")
 ERROR_KIND: Final = Field(name="error_type", attribute=ERROR_TYPE, brief="Type of the exception.")

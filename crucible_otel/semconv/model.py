@@ -14,12 +14,13 @@ from typing import Literal
 MetricKind = Literal["counter", "updowncounter", "histogram", "gauge"]
 """The OpenTelemetry instrument kind that a metric is declared as."""
 
-AttributeType = Literal["string", "int", "double", "boolean", "string[]"]
+AttributeType = Literal["string", "int", "double", "boolean", "string[]", "int[]"]
 
-How = Literal["count", "sum", "record", "set", "on", "off", "up", "down", "rewind"]
+How = Literal["count", "sum", "record", "set", "on", "off", "up", "down", "add", "take", "rewind"]
 """What an event does to an instrument: ``count`` adds 1, ``sum`` adds the field, ``record`` records it in a histogram,
-``set`` sets a gauge, ``on`` sets it to 1 and ``off`` ends its point, ``up``/``down`` add 1 to or take 1 from an up-down
-counter, ``rewind`` counts the times the event's sequence number went down."""
+``set`` sets a gauge or the level of an up-down counter, ``on`` sets a gauge to 1 and ``off`` ends its point,
+``up``/``down`` add 1 to or take 1 from an up-down counter, ``add``/``take`` do so with the field, ``rewind`` counts the
+times the event's sequence number went down."""
 
 Severity = Literal["DEBUG", "INFO", "WARN", "ERROR", "FATAL"]
 
@@ -123,7 +124,7 @@ class Event:
         fields: Its measurements and metadata.
         feeds: What it does to instruments.
         hot: Whether it travels through a pre-bound handle and its fold instead of one by one.
-            Its record holds seconds where the bus has nanoseconds.
+            Its record holds seconds where the bus has nanoseconds. Hot events that feed one metric share their series.
         timing: Of a hot event: ``interval`` when its duration runs from the previous one to this, ``given`` when the
             caller passes every measurement.
         sequence: Of a hot event: the field that numbers it. The same number again is merged, a lower one is a rewind.

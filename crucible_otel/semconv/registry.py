@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from crucible_otel.semconv import aliases, attributes, dataset, gpu, sdk, training, workflow
+from crucible_otel.semconv import (
+    aliases,
+    attributes,
+    dataset,
+    gpu,
+    memory,
+    pool,
+    sdk,
+    serialization,
+    tensor,
+    training,
+    workflow,
+)
 from crucible_otel.semconv.model import Alias, Attribute, Event, Metric, Operation
 
-_FAMILIES = (workflow, training, dataset, gpu)
+_FAMILIES = (workflow, training, dataset, pool, memory, serialization, tensor, gpu)
 
 OPERATIONS: Final[Mapping[str, Operation]] = {spec.name: spec for family in _FAMILIES for spec in family.OPERATIONS}
 EVENTS: Final[Mapping[str, Event]] = {

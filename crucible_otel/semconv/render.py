@@ -86,6 +86,8 @@ _FEEDS: Final[Mapping[How, str]] = {
     "off": "its series ends",
     "up": "+ 1",
     "down": "- 1",
+    "add": "+ `{field}`",
+    "take": "- `{field}`",
     "rewind": "+ 1 when `{field}` goes down",
 }
 _SECTIONS: Final = ("span", "event", "metric")
@@ -162,7 +164,8 @@ def _point(event: Event) -> str:
     if not event.logged:
         notes.append("It becomes no log record.")
     elif event.hot:
-        notes.append("Log records of it are limited to one a second by default, and the first and last of an epoch.")
+        besides = ", and the first and last of an epoch" if event.sequence else " and attribute set"
+        notes.append(f"Log records of it are limited to one a second{' by default' * bool(event.sequence)}{besides}.")
     if event.span:
         notes.append(f"With a `duration` it becomes the span `{event.span}` too.")
     parts = [

@@ -303,3 +303,10 @@ OPERATIONS: Final = (TRAINING, EPOCH_OPERATION, EVALUATION_OPERATION, CHECKPOINT
 EVENTS: Final = (STEP_EVENT, EPOCH_POINT, EVALUATION_POINT, CHECKPOINT_POINT, SKIP_EVENT, NONFINITE_EVENT)
 METRICS_OF_ITS_OWN: Final = (NONFINITE,)
 """Counted by the engine itself, fed by no event."""
+WATCHED: Final = frozenset(
+    feed.metric.name
+    for event in (*EVENTS, *(end for spec in OPERATIONS for end in (spec.start, spec.stop, spec.exception)))
+    for feed in event.feeds
+    if feed.metric.kind == "gauge"
+)
+"""Gauges of which a value that is not finite is news: it is told, and the gauge stops; elsewhere it is refused."""

@@ -87,6 +87,30 @@ class QuietWorkflow(Nothing):
         return self._run_id
 
 
+class QuietCheckout(Nothing):
+    """A worker in use that nobody counts."""
+
+    acquired = staticmethod(nothing)
+
+    def __init__(self, worker_id: object) -> None:
+        self.worker_id = worker_id
+
+
+class QuietPool:
+    """A pool that only has its name."""
+
+    size = staticmethod(nothing)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def checkout(
+        self, worker_id: object = None, *, wait_s: float | None = None, waiting: bool = False
+    ) -> QuietCheckout:
+        """Do nothing."""
+        return QuietCheckout(worker_id)
+
+
 class QuietStep:
     """A step that only has its number."""
 

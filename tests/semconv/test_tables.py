@@ -65,6 +65,17 @@ SEEDS = {
     "snakepit.gpu.temperature.sampled": ("celsius", "device"),
     "snakepit.gpu.power.sampled": ("watts limit_watts", "device"),
     "snakepit.memory.gpu": ("allocated_mb reserved_mb free_mb total_mb", "device"),
+    "snakepit.pool.checkout": ("queue_time", "pool worker_id"),
+    "snakepit.pool.checkin": ("busy_time", "pool worker_id"),
+    "snakepit.pool.size": ("size idle busy", "pool"),
+    "snakepit.memory.allocate": ("bytes", "type device"),
+    "snakepit.memory.release": ("bytes", "type device"),
+    "snakepit.serialize.stop": ("duration bytes", "direction format"),
+    "snakepit.ml.tensor_op": (
+        "duration input_elements output_elements",
+        "op input_shapes output_shape dtype device",
+    ),
+    "snakepit.ml.train_step": ("duration loss learning_rate", "epoch step model"),
 }
 
 
@@ -152,7 +163,9 @@ def test_buckets_are_ascending_floats_of_histograms(metric: Metric) -> None:
 # -- events ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("event", "feed"), FEEDS, ids=[f"{event.name}>{feed.metric.name}" for event, feed in FEEDS])
+@pytest.mark.parametrize(
+    ("event", "feed"), FEEDS, ids=[f"{event.name}:{feed.field}>{feed.metric.name}" for event, feed in FEEDS]
+)
 def test_feed_takes_what_the_event_has(event: Event, feed: Feed) -> None:
     """Its field is a field of the event, of a kind that the instrument takes; so are the metric's attributes."""
     fields = {field.name: field for field in event.fields}
@@ -162,7 +175,9 @@ def test_feed_takes_what_the_event_has(event: Event, feed: Feed) -> None:
         "rewind": {"counter"},
         "sum": {"counter"},
         "record": {"histogram"},
-        "set": {"gauge"},
+        "set": {"gauge", "updowncounter"},
+        "add": {"updowncounter"},
+        "take": {"updowncounter"},
         "on": {"gauge"},
         "off": {"gauge"},
         "up": {"updowncounter"},
@@ -170,7 +185,7 @@ def test_feed_takes_what_the_event_has(event: Event, feed: Feed) -> None:
     }
 
     assert feed.metric.kind in kinds[feed.how]
-    assert bool(feed.field) == (feed.how in ("sum", "record", "set", "rewind"))
+    assert bool(feed.field) == (feed.how in ("sum", "record", "set", "add", "take", "rewind"))
     assert not feed.field or feed.field in fields
     assert not feed.field or bool(feed.each) == (fields[feed.field].type == "map")
     assert [] == [name for name in feed.metric.attributes if name not in attributes]

@@ -21,25 +21,42 @@ SAMPLES: dict[str, Any] = {
     "batch": 4,
     "batch_idx": 11,
     "batch_size": 32,
+    "busy": 5,
+    "busy_time": 250_000_000,
+    "bytes": 4_096,
     "checkpoint_name": "epoch_1",
     "checkpoint_path": "/models/epoch_1",
     "config": {"epochs": 2, "optimizer": {"lr": 0.1}},
+    "device": "cuda:0",
+    "direction": "encode",
+    "dtype": "bf16",
     "duration": 2_000_000_000,
     "epoch": 1,
     "epoch_loss": 2.25,
     "error": "it went wrong",
     "final_loss": 0.125,
+    "format": "arrow",
     "grad_norm": 1.5,
     "gradient_norm": 1.5,
+    "idle": 3,
+    "input_elements": 18,
+    "input_shapes": [[2, 3], [3, 4]],
     "learning_rate": 0.001,
     "loss": 2.5,
     "lr": 0.001,
     "metrics": {"accuracy": 0.91, "f1": 0.88},
+    "model": "llama",
     "model_name": "llama",
     "module": "my.Stage",
     "name": "wikitext",
+    "op": "matmul",
+    "output_elements": 8,
+    "output_shape": [2, 4],
     "path": "/models/epoch_1",
     "pipeline_id": "p-1",
+    "pool": "default",
+    "queue_depth": 2,
+    "queue_time": 500_000_000,
     "run_id": "run_123",
     "size": 36_718,
     "size_bytes": 4_096,
@@ -51,6 +68,8 @@ SAMPLES: dict[str, Any] = {
     "success": True,
     "total_epochs": 3,
     "total_steps": 100,
+    "type": "gpu",
+    "worker_id": "w1",
     "workflow": "finetune",
 }
 
@@ -116,6 +135,29 @@ EXPECTED = {
     "crucible_framework.stage.start": Becomes("run_stage load", {"stage.active": 1}),
     "crucible_framework.stage.stop": STAGE_END,
     "crucible_framework.stage.exception": STAGE_END,
+    "snakepit.pool.checkout": Becomes("", {"pool.task.wait_time": 0.5}),
+    "snakepit.pool.checkin": Becomes("", {"pool.task.duration": 0.25}),
+    "snakepit.pool.size": Becomes(
+        "", {"pool.worker.current": 8, "pool.worker.max": 36_718, "pool.task.pending": 2, "pool.task.duration": None}
+    ),
+    "snakepit.memory.allocate": Becomes(
+        "", {"memory.allocated": 4_096, "memory.released": None, "memory.usage": 4_096}
+    ),
+    "snakepit.memory.release": Becomes(
+        "", {"memory.allocated": None, "memory.released": 4_096, "memory.usage": -4_096}
+    ),
+    "snakepit.serialize.stop": Becomes("", {"serialization.duration": 2.0, "serialization.size": 4_096}),
+    "snakepit.ml.tensor_op": Becomes("", {"tensor_op.duration": 2.0, "tensor_op.size": 18 + 8}),
+    "snakepit.ml.train_step": Becomes(
+        "",
+        {
+            "training.steps": 1,
+            "training.loss": 2.5,
+            "training.learning_rate": 0.001,
+            "training.step.current": 7,
+            "training.step.duration": 2.0,
+        },
+    ),
 }
 
 
@@ -170,11 +212,12 @@ def test_an_alias_becomes_its_telemetry(capture: Capture, name: str) -> None:
     assert ([spec.name] if spec.logged else []) == [record.event_name for record in capture.logs]
     carried = [record.attributes for record in capture.logs] + [span.attributes for span in capture.spans]
     attributes = {field.name: field.attribute for field in spec.fields if field.attribute and field.type != "map"}
-    words = {"success": "success"}
+    times = {field.name for field in spec.fields if field.unit == "ns"}
+    words = {"success": "success", "input_shapes": "[[2,3],[3,4]]", "output_shape": (2, 4)}
     for attached in carried:
         assert alias.family == attached["crucible.source"]
         for seed, ours in alias.fields.items():
-            if ours in attributes and ours != "duration":
+            if ours in attributes and ours not in times:
                 assert words.get(seed, SAMPLES[seed]) == attached[attributes[ours]]
     assert capture.telemetry is not None
     capture.telemetry.shutdown()

@@ -68,6 +68,15 @@ def course() -> list[Any]:
     run.finish(error=None, final_loss=1.0)
     cx.dataset.load("d", size=5, duration_s=1.0)
     cx.dataset.batch(8, index=0)
+    cx.memory.allocate(8, type="gpu", device=0)
+    cx.memory.release(8, type="gpu", device=0)
+    cx.serialization.record(duration_s=0.1, nbytes=8, direction="decode", format="json")
+    cx.tensor_op(duration_s=0.1, op="sum", input_shapes=[(2, 2)], output_shape=())
+    pool = cx.pool("p", size=2)
+    pool.size(total=3, queue_depth=1)
+    with pool.checkout("w", wait_s=0.1) as task:
+        seen += [pool.name, task.worker_id]
+        task.acquired()
     cx.execute("my.event", {"x": 1})
     cx.emit_step({"loss": 1.0})
     seen.append(cx.span("job", {"x": 1}, lambda: "result"))
@@ -178,6 +187,8 @@ def makers() -> dict[str, Callable[[], Any]]:
         "checkpoint": lambda: cx.train("m").checkpoint("c"),
         "step": lambda: next(iter(cx.train("m").steps([1])))[1],
         "epoch": lambda: next(iter(cx.train("m").epochs(1))),
+        "pool": lambda: cx.pool("p", size=1),
+        "checkout": lambda: cx.pool("p").checkout(),
     }
 
 

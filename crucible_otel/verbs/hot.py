@@ -1,0 +1,43 @@
+"""How the verbs of high-frequency events record: by a handle, or as a whole event when somebody looks at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crucible_otel.events.runtime import runtime
+from crucible_otel.otel.current import engine_of
+from crucible_otel.otel.labels import labelling
+from crucible_otel.semconv.model import Event
+
+
+def record(spec: Event, measurements: dict[str, Any], metadata: dict[str, Any]) -> None:
+    """Record a high-frequency event.
+
+    Handlers that subscribe to it, and its log event when one is due, get all that is told; otherwise only the values
+    of its metrics travel.
+
+    Args:
+        spec: The event.
+        measurements: Numbers by field name, durations in nanoseconds; None for what is not known.
+        metadata: Everything else by field name, likewise.
+    """
+    current = runtime()
+    if not current.enabled:
+        return
+    if current.projection is None or current.bus.wants(spec.name):
+        current.execute(spec.name, _known(measurements), _known(metadata))
+        return
+    engine = engine_of(current)
+    family = engine.families[spec.name]
+    handle = engine.bound(spec, [labelling(name)(metadata.get(name)) for name in family.labels()], silent=True)
+    if spec.logged and engine.clock.now() >= handle.due_s:
+        current.execute(spec.name, _known(measurements), _known(metadata))
+        return
+    timed = family.timed
+    handle.record(
+        **{name: value * 1e-9 if name in timed and value is not None else value for name, value in measurements.items()}
+    )
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
