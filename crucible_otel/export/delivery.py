@@ -12,12 +12,18 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult,
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from crucible_otel.export.causes import INTERRUPTED, Cause, classify
+from crucible_otel.export.causes import INTERRUPTED, PARTIAL, TOO_LARGE, Answer, Cause, best, classify
 from crucible_otel.export.fork import in_child
+from crucible_otel.export.halves import count_points, halves, halves_of_metrics
 from crucible_otel.export.quiet import listening
 from crucible_otel.export.tally import Ledger, Tally
 
 __all__ = ["Delivery", "LogDelivery", "MetricDelivery", "SpanDelivery"]
+
+_Count = Callable[[Any], int]
+
+_MOST_CUTS = 32
+"""How often a batch is cut when the server finds it, or a piece of it, too large; then the rest is lost."""
 
 
 class Delivery:
@@ -29,7 +35,7 @@ class Delivery:
         ledger: Who warns.
         rebuild: Makes a fresh exporter in a forked child, where inherited connections and locks are unusable; None
             for an exporter of the user's, which is kept.
-        observed: What the exporter's transport saw during an export is appended here: HTTP statuses, exceptions.
+        observed: What the exporter's transport saw during an export is appended here: answers, exceptions, causes.
 
     Attributes:
         tally: The counts of this delivery.
@@ -64,49 +70,76 @@ class Delivery:
             args = record.args if isinstance(record.args, tuple) else ()
             self._observed.append((str(record.msg), *args))
 
-    def _deliver(self, count: int, export: Callable[[Any], object]) -> bool:
-        """Export a batch; never raises.
+    def _deliver(
+        self, batch: Any, export: Callable[[Any, Any], object], cut: Callable[[Any], Sequence[Any]], count: _Count
+    ) -> bool:
+        """Export a batch, in pieces when the server finds it too large; never raises.
 
         Args:
-            count: How many items the batch holds.
-            export: Given the exporter, exports the batch and returns the SDK's result.
+            batch: What to export.
+            export: Given the exporter and a batch, exports it and returns the SDK's result.
+            cut: Given a batch, returns its halves; only itself when it cannot be cut.
+            count: Given a batch, returns how many items it holds.
 
         Returns:
-            Whether the batch arrived.
+            Whether all of it arrived.
         """
-        tally = self.tally
+        tally, number = self.tally, count(batch)
         if self.counts_acceptance:
-            tally.accept(count)
+            tally.accept(number)
+        lost: Cause | None = None
+        cuts, pieces = 0, [batch]
+        tally.in_flight += number
+        try:
+            while pieces:
+                piece = pieces.pop()
+                cause, rejected = self._attempt(piece, export, count)
+                if cause is not None and cause.kind == TOO_LARGE.kind and cuts < _MOST_CUTS:
+                    smaller = cut(piece)
+                    if len(smaller) > 1:
+                        cuts += 1
+                        pieces.extend(reversed(smaller))
+                        continue
+                tally.deliver(count(piece) - rejected)
+                if cause is not None:
+                    lost = cause
+                    if cause is not PARTIAL and cause.kind != TOO_LARGE.kind:
+                        # What goes wrong otherwise would go wrong for each piece, each with retries of its own.
+                        rejected += sum(map(count, pieces))
+                        pieces.clear()
+                    tally.fail(rejected, cause)
+        finally:
+            tally.in_flight -= number
+        if lost is not None and not self._closed:
+            self._ledger.complain(tally, lost)
+        return lost is None
+
+    def _attempt(self, batch: Any, export: Callable[[Any, Any], object], count: _Count) -> tuple[Cause | None, int]:
+        """Export a batch as it is; return what went wrong and how many items are lost by it."""
+        number = count(batch)
         if self._closed:
-            tally.fail(count, tally.cause or INTERRUPTED)
-            return False
+            return self.tally.cause or INTERRUPTED, number
         self._observed.clear()
-        tally.in_flight += count
         try:
             with listening(self._hear):
                 if self._stale:
                     self._renew()
-                result = export(self.exporter)
+                result = export(self.exporter, batch)
         except Exception as error:  # whatever an exporter does, the program that is watched goes on
             self._observed.append(error)
             result = False
-        finally:
-            tally.in_flight -= count
+        answers = [seen for seen in self._observed if isinstance(seen, Answer)]
         # The SDK takes a redirect, which it does not follow, for success.
-        last = self._observed[-1] if self._observed else None
-        redirected = isinstance(last, int) and 300 <= last < 400
-        if getattr(result, "name", result) not in ("FAILURE", False) and not redirected:
-            tally.deliver(count)
-            return True
-        cause = self._cause()
-        tally.fail(count, cause)
-        self._ledger.complain(tally, cause)
-        return False
+        redirected = bool(answers) and self._observed[-1] is answers[-1] and 300 <= answers[-1].status < 400
+        if getattr(result, "name", result) in ("FAILURE", False) or redirected:
+            return self._cause(), number
+        rejected = min(number, sum(answer.rejected for answer in answers))
+        return (PARTIAL if rejected else None), rejected
 
     def _cause(self) -> Cause:
         """Prefer what the transport saw over what the exporter said about it."""
-        seen = [what for what in self._observed if isinstance(what, (int, BaseException))]
-        cause = classify(seen[-1] if seen else tuple(self._observed) or None)
+        seen = [what for what in self._observed if isinstance(what, (Answer, Cause, BaseException))]
+        cause = best([classify(what) for what in seen]) if seen else classify(tuple(self._observed) or None)
         if cause.kind == "unknown" and self._closed:
             return self.tally.cause or INTERRUPTED
         return cause
@@ -155,7 +188,7 @@ class SpanDelivery(Delivery, SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export a batch of spans."""
-        arrived = self._deliver(len(spans), lambda exporter: exporter.export(spans))
+        arrived = self._deliver(spans, lambda exporter, batch: exporter.export(batch), halves, len)
         return SpanExportResult.SUCCESS if arrived else SpanExportResult.FAILURE
 
 
@@ -164,7 +197,7 @@ class LogDelivery(Delivery, LogRecordExporter):
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """Export a batch of log records."""
-        arrived = self._deliver(len(batch), lambda exporter: exporter.export(batch))
+        arrived = self._deliver(batch, lambda exporter, batch: exporter.export(batch), halves, len)
         return LogRecordExportResult.SUCCESS if arrived else LogRecordExportResult.FAILURE
 
 
@@ -185,15 +218,9 @@ class MetricDelivery(Delivery, MetricExporter):
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any) -> MetricExportResult:
         """Export one collection."""
         arrived = self._deliver(
-            _points(metrics_data), lambda exporter: exporter.export(metrics_data, timeout_millis=timeout_millis)
+            metrics_data,
+            lambda exporter, collection: exporter.export(collection, timeout_millis=timeout_millis),
+            halves_of_metrics,
+            count_points,
         )
         return MetricExportResult.SUCCESS if arrived else MetricExportResult.FAILURE
-
-
-def _points(metrics_data: MetricsData) -> int:
-    return sum(
-        len(metric.data.data_points)
-        for resource in metrics_data.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-    )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from crucible_otel.errors import ConfigurationError
 from crucible_otel.export.causes import without_secrets
 from crucible_otel.export.delivery import Delivery, LogDelivery, MetricDelivery, SpanDelivery
+from crucible_otel.export.observe import observe_calls, observing_session
+from crucible_otel.export.probe import what_listens
 from crucible_otel.export.tally import Ledger
 
 if TYPE_CHECKING:
@@ -138,18 +143,36 @@ def _build(
 def _exporter(where: Target, observed: list[object]) -> Any:
     module, name = _CLASSES[where.signal]
     try:
-        package = importlib.import_module(_MODULES[where.protocol])
-        exporter = getattr(importlib.import_module(f"{package.__name__}.{module}"), name)
+        with _quiet_grpc():
+            package = importlib.import_module(_MODULES[where.protocol])
+            exporter = getattr(importlib.import_module(f"{package.__name__}.{module}"), name)
     except ImportError as error:
         distribution = _MODULES[where.protocol].removeprefix("opentelemetry.").replace(".", "-")
         accepted = f"another protocol, or run: pip install opentelemetry-{distribution}"
         raise ConfigurationError("protocol", where.protocol, accepted) from error
+    probe = partial(what_listens, where.endpoint, where.protocol)
     options: dict[str, Any] = {"endpoint": where.endpoint, "headers": where.headers}
     if where.compression is not None:
         options["compression"] = _compression(where, package)
     if where.protocol == "http/protobuf" and not _credential_provider(where.signal):
-        options["session"] = _observing_session(observed)
-    return exporter(**options)
+        options["session"] = observing_session(observed, probe)
+    made = exporter(**options)
+    if where.protocol == "grpc":
+        observe_calls(made, observed, probe)
+    return made
+
+
+@contextmanager
+def _quiet_grpc() -> Iterator[None]:
+    """Keep gRPC's own log off the terminal: a line for each failed handshake; it looks at the variable only once."""
+    if {"GRPC_VERBOSITY", "GRPC_TRACE"} & set(os.environ) or "grpc" in sys.modules:
+        yield
+        return
+    os.environ["GRPC_VERBOSITY"] = "NONE"
+    try:
+        yield
+    finally:
+        del os.environ["GRPC_VERBOSITY"]
 
 
 def _compression(where: Target, package: Any) -> Any:
@@ -165,28 +188,3 @@ def _credential_provider(signal: str) -> bool:
     """Whether the SDK is told to make the session itself; giving it ours would drop the credentials."""
     variables = (f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{part}CREDENTIAL_PROVIDER" for part in ("", f"{signal.upper()}_"))
     return any(os.environ.get(variable) for variable in variables)
-
-
-def _observing_session(observed: list[object]) -> Any:
-    """Make a ``requests.Session`` that notes each outcome: the exporter tells its caller only that it failed."""
-    # requests imports it in its first request: a child forked at that moment would wait for the import for ever.
-    import netrc  # noqa: F401
-
-    import requests
-
-    class ObservingSession(requests.Session):
-        def request(self, *args: Any, **kwargs: Any) -> Any:
-            # Else requests would let REQUESTS_CA_BUNDLE win over OTEL_EXPORTER_OTLP_CERTIFICATE.
-            if isinstance(self.verify, str):
-                kwargs.setdefault("verify", self.verify)
-            try:
-                response = super().request(*args, **kwargs)
-            except Exception as error:
-                # The SDK's last try may begin with no time left, a plain ValueError: what came before says more.
-                if type(error) is not ValueError or not observed:
-                    observed.append(error)
-                raise
-            observed.append(response.status_code)
-            return response
-
-    return ObservingSession()

@@ -162,6 +162,7 @@ class Pipeline:
 
     def _leaving(self, reason: str) -> None:
         self._reason = reason
+        self.ledger.leaving()
         self._before_leaving(reason)
 
     @property

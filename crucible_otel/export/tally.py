@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from crucible_otel.export.causes import EXIT, QUEUE_FULL, Cause
+from crucible_otel.export.causes import EXIT, PARTIAL, QUEUE_FULL, Cause
 from crucible_otel.export.fork import in_child
 
 __all__ = ["NOUNS", "Counts", "Ledger", "Tally"]
@@ -81,12 +81,12 @@ class Tally:
             self._counts = self._counts._replace(delivered=self._counts.delivered + count)
 
     def fail(self, count: int, cause: Cause) -> None:
-        """Count items that an exporter gave up."""
+        """Count items that an exporter gave up, or that the server rejected."""
         with self._lock:
             self._counts = self._counts._replace(failed=self._counts.failed + count)
             self.cause = cause
         if self._on_lost is not None:
-            self._on_lost(self.signal, "export_failed", count)
+            self._on_lost(self.signal, cause.kind if cause is PARTIAL else "export_failed", count)
 
     def overflow(self, count: int) -> None:
         """Count items that a full queue dropped."""
@@ -120,6 +120,7 @@ class Ledger:
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
+        self._leaving = False
         self._said: dict[object, float] = {}
 
     @property
@@ -133,14 +134,23 @@ class Ledger:
         self._tallies.append(tally)
         return tally
 
+    def leaving(self) -> None:
+        """Keep quiet from now on: what is lost in the end is said once, by the last word."""
+        self._leaving = True
+
     def complain(self, tally: Tally, cause: Cause) -> None:
-        """Warn of a failure: at most once a minute for a signal, and for a cause at an origin whatever the signal."""
-        now = self._clock()
-        keys = ((tally.signal, cause is QUEUE_FULL), (_origin(tally.endpoint), cause.kind))
+        """Warn of a failure, and of further ones with the same cause at the same origin once a minute.
+
+        A signal gets one warning a minute at most, and one of a full queue. A vague cause is not told at an origin of
+        which something was told already.
+        """
+        now, origin = self._clock(), _origin(tally.endpoint)
+        signal = (tally.signal, cause is QUEUE_FULL)
+        keys = (signal, origin if cause.vague else (origin, cause.kind))
         with self._lock:
-            if any(now - self._said.get(key, float("-inf")) < _QUIET_S for key in keys):
+            if self._leaving or any(self._told(key, now) for key in keys):
                 return
-            self._said.update(dict.fromkeys(keys, now))
+            self._said.update(dict.fromkeys((signal, origin, (origin, cause.kind)), now))
         noun = NOUNS[tally.signal]
         lost = _listed((each.signal, each.counts.lost) for each in self._tallies)
         self._log(
@@ -149,21 +159,41 @@ class Ledger:
         )
 
     def last_word(self) -> str | None:
-        """Say in one line what was not delivered, or None when all was. To be logged once, at the end."""
+        """Say in one line what was not delivered, or None when all was. To be logged once, at the end.
+
+        What to change is in it unless a warning of the last minute has said so.
+        """
         missing = [tally for tally in self._tallies if tally.counts.undelivered > 0]
         if not missing:
             return None
-        where: dict[tuple[str, str], None] = {}
+        causes: dict[str, dict[str, Cause]] = {}
         for tally in missing:
-            counts = tally.counts
-            if counts.undelivered <= counts.queue_full:
-                cause = QUEUE_FULL
-            else:
-                cause = tally.cause if tally.cause and counts.failed else EXIT
-            where[(_origin(tally.endpoint), cause.reason)] = None
+            cause = _final_cause(tally)
+            causes.setdefault(_origin(tally.endpoint), {})[cause.kind] = cause
         lost = _listed((tally.signal, tally.counts.undelivered) for tally in missing)
-        places = "; ".join(f"{origin} ({reason})" for origin, reason in where)
+        places = "; ".join(
+            f"{origin} ({self._explained(origin, cause)})" for origin, of in causes.items() for cause in _definite(of)
+        )
         return f"telemetry ends with {lost} dropped, not delivered to {places}"
+
+    def _told(self, key: object, now: float) -> bool:
+        return now - self._said.get(key, float("-inf")) < _QUIET_S
+
+    def _explained(self, origin: str, cause: Cause) -> str:
+        told = self._told((origin, cause.kind), self._clock())
+        return cause.reason if told else f"{cause.reason}; {cause.remedy}"
+
+
+def _final_cause(tally: Tally) -> Cause:
+    counts = tally.counts
+    if counts.undelivered <= counts.queue_full:
+        return QUEUE_FULL
+    return tally.cause if tally.cause and counts.failed else EXIT
+
+
+def _definite(causes: dict[str, Cause]) -> Iterable[Cause]:
+    """Leave out the vague ones, and if that leaves none all but the first."""
+    return [cause for cause in causes.values() if not cause.vague] or list(causes.values())[:1]
 
 
 def _origin(endpoint: str) -> str:

@@ -8,13 +8,13 @@ import pytest
 import requests
 
 from crucible_otel.export.causes import classify
-from crucible_otel.export.otlp import _observing_session
+from crucible_otel.export.observe import observing_session
 
 
 def test_a_try_without_time_does_not_hide_why_the_others_failed() -> None:
     """On a busy machine the SDK asks for one with a timeout of zero, which requests refuses."""
     observed: list[object] = []
-    with socket.socket() as bound, _observing_session(observed) as session:
+    with socket.socket() as bound, observing_session(observed, lambda: None) as session:
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
         with pytest.raises(requests.exceptions.ConnectionError):

@@ -185,7 +185,7 @@ def test_a_signals_own_headers_and_compression_are_left_to_the_exporter(monkeypa
         (401, "HTTP 401", "HEADERS"),
         (403, "HTTP 403", "HEADERS"),
         (404, "HTTP 404", "ENDPOINT"),
-        (413, "HTTP 413", "BATCH_SIZE"),
+        (413, "HTTP 413", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT"),
         (400, "HTTP 400", "PROTOCOL"),
         (500, "HTTP 500", "receiver's own log"),
         (302, "HTTP 302", "redirects"),
