@@ -1,6 +1,8 @@
-"""Print the oldest admitted version of each runtime dependency, as pip constraints.
+"""Print the oldest admitted version of what the package stands on, as pip constraints.
 
-Read from the installed metadata, because the standard library parses TOML only from Python 3.11 on.
+That is every runtime dependency and the extra for OpenTelemetry's configuration file. The demo's libraries are left
+out: their oldest releases exist for a few Pythons only. Read from the installed metadata, because the standard library
+parses TOML only from Python 3.11 on.
 """
 
 from __future__ import annotations
@@ -8,12 +10,15 @@ from __future__ import annotations
 import re
 from importlib.metadata import requires
 
+EXTRA = "config-file"
+
 
 def floors() -> list[str]:
-    """Return ``name==floor`` for every runtime dependency."""
+    """Return ``name==floor`` for each of them."""
     lines = []
-    for requirement in requires("crucible-otel") or ():
-        if "extra ==" in requirement:
+    for dependency in requires("crucible-otel") or ():
+        requirement, _, marker = dependency.partition(";")
+        if marker and EXTRA not in marker:
             continue
         match = re.fullmatch(r"([a-z0-9-]+)>=([0-9a-z.]+)", requirement.replace(" ", ""))
         if match is None:

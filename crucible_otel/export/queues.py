@@ -31,9 +31,10 @@ class _Drops:
     def __init__(self, inner: Any, tally: Tally, ledger: Ledger) -> None:
         self._inner, self._tally, self._ledger = inner, tally, ledger
 
-    def drop_items(self, count: int, error_type: str = "queue_full") -> None:
-        self._inner.drop_items(count, error_type)
-        if error_type == "queue_full":
+    def drop_items(self, count: int, *error_type: str) -> None:
+        # The type was added in 1.45; before, a full queue is the only reason.
+        self._inner.drop_items(count, *error_type)
+        if error_type in ((), ("queue_full",)):
             self._tally.overflow(count)
             self._ledger.complain(self._tally, QUEUE_FULL)
         else:

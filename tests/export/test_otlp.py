@@ -38,6 +38,7 @@ from crucible_otel.export.otlp import build_log_delivery, build_metric_delivery,
 from crucible_otel.export.quiet import Quiet
 from crucible_otel.export.tally import Counts, Ledger
 from tests.export.otlp_server import Received, closed_port, grpc_server, http_server, hung_server
+from tests.versions import BATCH_OF_SPANS
 
 
 class Said:
@@ -426,7 +427,7 @@ def test_other_exporters_keep_their_voice(caplog: pytest.LogCaptureFixture) -> N
 
     with http_server(401) as received:
         OTLPSpanExporter(f"{received.endpoint}/v1/traces").export(spans(1))
-    assert ["Failed to export spans batch code: 401, reason: Unauthorized"] == [
+    assert [f"Failed to export {BATCH_OF_SPANS} code: 401, reason: Unauthorized"] == [
         record.getMessage() for record in caplog.records
     ]
 

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from crucible_otel.testing import OtlpReceiver, ReceiverCounts
+from tests.versions import HTTP_RETRIES_429
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def test_concurrent_senders_lose_and_double_nothing(
     assert 100 == sum(raw.protocol == "grpc" for raw in receiver.raw)
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [429, 503] if HTTP_RETRIES_429 else [503])
 def test_the_sdk_retries_what_is_refused_for_now(
     receiver: OtlpReceiver, plain_wire: Any, status: int, finished_spans: Any, exporters
 ) -> None:
