@@ -1,4 +1,4 @@
-"""What users import in their tests: an embedded OTLP receiver, a clock that they move, and a process afresh."""
+"""What users import in their tests: an embedded OTLP receiver, a clock that they move, GPUs, and a process afresh."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from crucible_otel.testing.afresh import fresh as fresh
     from crucible_otel.testing.clock import FakeClock as FakeClock
     from crucible_otel.testing.inbox import ReceiverCounts as ReceiverCounts
+    from crucible_otel.testing.nvml import FakeGpu as FakeGpu
+    from crucible_otel.testing.nvml import FakeNvml as FakeNvml
     from crucible_otel.testing.receiver import OtlpReceiver as OtlpReceiver
     from crucible_otel.testing.records import RawRequest as RawRequest
     from crucible_otel.testing.records import ReceivedLog as ReceivedLog
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FakeClock",
+    "FakeGpu",
+    "FakeNvml",
     "OtlpReceiver",
     "RawRequest",
     "ReceivedLog",
@@ -31,6 +35,8 @@ __all__ = [
 # Loaded when first used: who wants the clock does not need protobuf.
 _HOMES: Final[dict[str, str]] = {
     "FakeClock": "clock",
+    "FakeGpu": "nvml",
+    "FakeNvml": "nvml",
     "OtlpReceiver": "receiver",
     "RawRequest": "records",
     "ReceivedLog": "records",
