@@ -115,7 +115,6 @@ floor: .venv-floor/.ready  ## run the tests that OpenTelemetry can break with th
 	.venv-floor/bin/python -m pytest -n 2 $(or $(ARGS),$(BOUND))
 
 matrix: .venv-floor/.ready .venv-newest/.ready  ## run all tests at both ends: oldest dependencies and Python, newest of both
-	@.venv-floor/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[demo]' --constraint .venv-floor/constraints.txt
 	.venv-floor/bin/python -m pytest -n 2 $(ARGS)
 	.venv-newest/bin/python -m pytest -n 2 $(ARGS)
 
@@ -124,7 +123,7 @@ matrix: .venv-floor/.ready .venv-newest/.ready  ## run all tests at both ends: o
 	$(call venv,.venv-floor)
 	@$(RUN)/python scripts/floors.py > .venv-floor/constraints.txt
 	@.venv-floor/bin/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'
-	@.venv-floor/bin/python -m pip --disable-pip-version-check install --quiet --editable . --group test --constraint .venv-floor/constraints.txt
+	@.venv-floor/bin/python -m pip --disable-pip-version-check install --quiet --editable '.[demo]' --group test --constraint .venv-floor/constraints.txt
 	@touch $@
 
 .venv-newest/.ready: private PYTHON = $(shell $(RUN)/python scripts/pythons.py newest)
