@@ -17,12 +17,16 @@ from crucible_otel.events.handler import BuiltHandler
 from crucible_otel.events.outcome import Terminated
 from crucible_otel.events.runtime import Runtime, install, runtime
 from crucible_otel.events.scope import leave_ended
+from crucible_otel.gpu.exporting import GpuExport
+from crucible_otel.gpu.exporting import start as start_gpus
 from crucible_otel.handlers import build
 from crucible_otel.semconv.names import RUN_ID
 from crucible_otel.semconv.registry import KEPT
 from crucible_otel.semconv.sdk import DROPPED, FAULTS
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter
+
     from crucible_otel.export.pipeline import Pipeline
 
 logger = logging.getLogger("crucible_otel")
@@ -40,6 +44,7 @@ class Telemetry:
 
     def __init__(self, settings: Settings, runtime: Runtime, pipeline: Pipeline | None) -> None:
         self.settings, self._runtime, self._pipeline = settings, runtime, pipeline
+        self._gpus: GpuExport | None = None
 
     @property
     def enabled(self) -> bool:
@@ -81,6 +86,8 @@ class Telemetry:
             self._leave_runtime()
             return True
         delivered = self._pipeline.shutdown(timeout_s)
+        if self._gpus is not None:
+            self._gpus.close()
         self._leave_runtime()
         return delivered
 
@@ -108,6 +115,20 @@ class Telemetry:
     ) -> None:
         """Shut down."""
         self.shutdown()
+
+    def _start_gpus(self, meter: Meter) -> None:
+        settings = self.settings
+        interval_s = settings.gpu_interval_ms / 1000
+        self._gpus = start_gpus(meter, mode=settings.gpu, interval_s=interval_s, devices=settings.gpu_devices)
+
+    def _resume(self) -> None:
+        """Go on in a forked child that asks for it by calling :func:`configure`."""
+        if self._gpus is not None:
+            self._gpus.resume()
+
+    def _before_leaving(self) -> None:
+        if self._gpus is not None:
+            self._gpus.leave()
 
     def _in_charge(self) -> bool:
         return not (self._pipeline is not None and self._pipeline.ended)
@@ -154,6 +175,7 @@ def configure(
             if different:
                 logger.warning("configure() was called before; ignored now: %s", ", ".join(different))
             telemetry = present
+            present._resume()
         else:
             if settings.enabled:
                 wanted = [*_wanted(_from_settings(settings)), *wanted]
@@ -233,6 +255,7 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
         return telemetry
 
     from crucible_otel.export.pipeline import Pipeline
+    from crucible_otel.export.scope import own_scope
     from crucible_otel.otel.engine import Engine
     from crucible_otel.otel.projection import TelemetryProjection
 
@@ -254,7 +277,7 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
         KEPT.values(),
         on_fault=lambda component: engine.update(FAULTS, "sum", (component,)),
         on_lost=lambda signal, reason, count: engine.update(DROPPED, "sum", (signal, reason), count),
-        before_leaving=lambda reason: projection.leave(lambda: _end_open(new, reason)),
+        before_leaving=lambda reason: projection.leave(lambda: _end_open(new, reason, telemetry)),
         flush_handlers=bus.flush,
     )
     projection = TelemetryProjection(
@@ -270,12 +293,15 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
     bus.on_change(engine.rearm)
     new.owner = telemetry = Telemetry(settings, new, pipeline)
     install(new)
+    scope = own_scope()
+    telemetry._start_gpus(pipeline.meter_provider.get_meter(scope.name, scope.version, scope.schema_url))
     _say(telemetry, pipeline)
     return telemetry
 
 
-def _end_open(of: Runtime, reason: str) -> None:
+def _end_open(of: Runtime, reason: str, telemetry: Telemetry) -> None:
     """End what is open as cancelled; in a child what its parent opened is its parent's."""
+    telemetry._before_leaving()
     of.close_all(Terminated(f"the process left ({reason})"))
 
 

@@ -46,6 +46,7 @@ class Setting:
         merged: Whether the levels of precedence are merged by key instead of the first one winning.
         quiet_unless: Fields and variables of which one must be given for the default to hold inside pytest.
         quiet_exporter: The field with the user's own exporter, for which alone the default inside pytest is ``otlp``.
+        in_pytest: The default inside pytest, where it is another and no exporter's.
     """
 
     parser: Parser[Any]
@@ -59,6 +60,7 @@ class Setting:
     merged: bool = False
     quiet_unless: tuple[str, ...] = ()
     quiet_exporter: str = ""
+    in_pytest: object = None
 
     def is_given(self, value: object) -> bool:
         """Whether ``value`` was given as an argument."""

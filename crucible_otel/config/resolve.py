@@ -109,8 +109,10 @@ def _at(level: _Level, name: str, settings: Mapping[str, Setting]) -> _Found | N
 
 
 def _default(setting: Setting, found: Mapping[str, _Found | None], environ: Mapping[str, str]) -> Any:
-    if not setting.quiet_unless or not inside_pytest(environ):
+    if not inside_pytest(environ):
         return setting.default
+    if not setting.quiet_unless:
+        return setting.default if setting.in_pytest is None else setting.in_pytest
     if any(found.get(each) or environ.get(each, "").strip() for each in setting.quiet_unless):
         return setting.default
     return _OTLP if found[setting.quiet_exporter] else _NONE

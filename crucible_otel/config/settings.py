@@ -161,6 +161,24 @@ class Settings:
         default=None,
         doc="The file that the handler `jsonl` appends to.",
     )
+    gpu: Literal["auto", "on", "off"] = setting(
+        choice("auto", "on", "off"),
+        default="auto",
+        doc="Whether GPUs are sampled: `auto`, where there is a driver; `on`, with a warning where there is none. "
+        "Inside pytest `off`, unless asked for.",
+        in_pytest="off",
+    )
+    gpu_interval_ms: int = setting(
+        integer(100, 86_400_000, "a whole number of milliseconds"),
+        default=5000,
+        doc="Pause between two samples of the GPUs.",
+    )
+    gpu_devices: tuple[str, ...] = setting(
+        names(),
+        default=(),
+        doc="GPUs to sample: indices, UUIDs or beginnings of UUIDs, or `all`; by default those that "
+        "`CUDA_VISIBLE_DEVICES` leaves.",
+    )
     handle_sigterm: bool = setting(
         boolean(),
         default=True,

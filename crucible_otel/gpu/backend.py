@@ -100,17 +100,17 @@ class FastReading:
     power_w: float | None = None
     power_limit_w: float | None = None
     energy_j: float | None = None
-    temperature_celsius: Mapping[str, float] = field(default=NOTHING)
-    clock_hz: Mapping[str, float] = field(default=NOTHING)
+    temperature_celsius: Mapping[str, float] = field(default_factory=dict)
+    clock_hz: Mapping[str, float] = field(default_factory=dict)
     throttle_reasons: frozenset[str] | None = None
-    throttle_time_s: Mapping[str, float] = field(default=NOTHING)
-    pcie_bytes: Mapping[str, float] = field(default=NOTHING)
-    nvlink_bytes: Mapping[str, float] = field(default=NOTHING)
-    errors: Mapping[str, float] = field(default=NOTHING)
+    throttle_time_s: Mapping[str, float] = field(default_factory=dict)
+    pcie_bytes: Mapping[str, float] = field(default_factory=dict)
+    nvlink_bytes: Mapping[str, float] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
     sm_active_ratio: float | None = None
     sm_occupancy_ratio: float | None = None
     dram_active_ratio: float | None = None
-    pipe_active_ratio: Mapping[str, float] = field(default=NOTHING)
+    pipe_active_ratio: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,11 +130,11 @@ class SlowReading:
         pcie_width_lanes: Of the link, now.
     """
 
-    engine_utilization_ratio: Mapping[str, float] = field(default=NOTHING)
+    engine_utilization_ratio: Mapping[str, float] = field(default_factory=dict)
     fan_ratio: tuple[float, ...] = ()
-    temperature_limit_celsius: Mapping[str, float] = field(default=NOTHING)
-    clock_limit_hz: Mapping[str, float] = field(default=NOTHING)
-    remapped_rows: Mapping[str, float] = field(default=NOTHING)
+    temperature_limit_celsius: Mapping[str, float] = field(default_factory=dict)
+    clock_limit_hz: Mapping[str, float] = field(default_factory=dict)
+    remapped_rows: Mapping[str, float] = field(default_factory=dict)
     remap_pending: bool | None = None
     remap_failed: bool | None = None
     recovery_needed: bool | None = None

@@ -121,6 +121,18 @@ PCIE_WIDTH: Final = _metric("crucible.gpu.pcie.width", "gauge", "{lane}", "Lanes
 PROCESS_MEMORY: Final = _metric(
     "crucible.gpu.process.memory.usage", "updowncounter", "By", "Device memory that this process holds."
 )
+TORCH_ALLOCATED: Final = _metric(
+    "crucible.gpu.torch.memory.allocated",
+    "updowncounter",
+    "By",
+    "Device memory that PyTorch's allocator has given out in this process.",
+)
+TORCH_RESERVED: Final = _metric(
+    "crucible.gpu.torch.memory.reserved",
+    "updowncounter",
+    "By",
+    "Device memory that PyTorch's allocator holds in this process.",
+)
 
 METRICS: Final = (
     UTILIZATION,
@@ -152,6 +164,8 @@ METRICS: Final = (
     PCIE_GENERATION,
     PCIE_WIDTH,
     PROCESS_MEMORY,
+    TORCH_ALLOCATED,
+    TORCH_RESERVED,
 )
 """What observable instruments report from the sampler's cache; no event feeds them."""
 

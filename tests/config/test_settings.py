@@ -184,6 +184,24 @@ SAMPLES = {
         own=("b.jsonl", "b.jsonl"),
         bad_texts=("a\0b",),
     ),
+    "gpu": Sample(
+        argument=("on", "on"),
+        bad_arguments=("yes", True, ""),
+        own=("OFF", "off"),
+        bad_texts=("true", "nvidia"),
+    ),
+    "gpu_interval_ms": Sample(
+        argument=(100, 100),
+        bad_arguments=(99, 0, -1, 1.5, "1000", True),
+        own=("10000", 10_000),
+        bad_texts=("99", "1e3", "5s"),
+    ),
+    "gpu_devices": Sample(
+        argument=(("0", "GPU-1"), ("0", "gpu-1")),
+        bad_arguments=(0, ["a b"], [0]),
+        own=("0, 2", ("0", "2")),
+        bad_texts=("a b",),
+    ),
     "handle_sigterm": Sample(
         argument=(False, False),
         bad_arguments=("false", 0, None),

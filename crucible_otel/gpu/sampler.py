@@ -1,0 +1,310 @@
+"""The one thread that calls a GPU library, and the snapshot that everybody else reads.
+
+Nobody waits for the library: a collection reads the last snapshot, an end waits for a bounded time. The thread lives as
+long as somebody has a :class:`Subscription`; in a forked child there is none until it makes one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from crucible_otel.gpu.backend import BackendUnavailableError, GpuBackend
+from crucible_otel.gpu.ownership import Ownership
+from crucible_otel.gpu.snapshot import EMPTY, DeviceState, GpuSnapshot
+from crucible_otel.gpu.watch import SLOW_EVERY_S, Watch
+
+__all__ = ["STALE_AFTER", "Sampler", "Subscription"]
+
+STALE_AFTER: Final = 3
+"""Intervals after which a snapshot is too old to be reported."""
+
+
+class Subscription:
+    """Somebody's wish to have a sample now and then; made by :meth:`Sampler.subscribe`.
+
+    Attributes:
+        interval_s: How often; None while nothing is wanted.
+        detailed: Whether devices that another process reports are wanted too.
+    """
+
+    def __init__(
+        self, sampler: Sampler, interval_s: float | None, on_sample: Callable[[GpuSnapshot], object], detailed: bool
+    ) -> None:
+        self._sampler, self.interval_s, self.detailed = sampler, interval_s, detailed
+        self.on_sample = on_sample
+        self.due_s = float("-inf")
+
+    @property
+    def active(self) -> bool:
+        """Whether it gets samples, or would if it wanted them now."""
+        return self._sampler.has(self)
+
+    def set_interval(self, interval_s: float | None) -> None:
+        """Have samples this often from now on, the first at once; None for none until further notice."""
+        self.interval_s, self.due_s = interval_s, float("-inf")
+        self._sampler.wake()
+
+    def close(self, timeout_s: float = 0.0) -> bool:
+        """Have no samples any more.
+
+        Args:
+            timeout_s: How long to wait for a last one; without it, and when the library hangs, there is none.
+
+        Returns:
+            Whether it came, if it was to come.
+        """
+        return self._sampler.leave(self, timeout_s)
+
+
+class Sampler:
+    """Samples the devices of this host on a thread of its own.
+
+    Args:
+        make: Makes the backend, on that thread.
+        ownership: Makes what decides which devices this process reports, on that thread.
+        on_unavailable: Called on that thread with the reason when there is nothing to sample.
+        on_lost: See :class:`crucible_otel.gpu.watch.Watch`.
+        on_fault: See there.
+        on_error: Called with an error of ours, which ends no sampling.
+        on_unknown: Called with the words in ``wanted`` that mean no device.
+        slow_every_s: See there.
+
+    Attributes:
+        snapshot: The last one.
+        wanted: Which devices; see :func:`crucible_otel.gpu.selection.choose`. Holds from the next start of the thread.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], GpuBackend],
+        ownership: Callable[[], Ownership],
+        *,
+        on_unavailable: Callable[[str], object] = lambda reason: None,
+        on_lost: Callable[[DeviceState, str], object] = lambda state, reason: None,
+        on_fault: Callable[[DeviceState, int], object] = lambda state, code: None,
+        on_error: Callable[[Exception], object] = lambda error: None,
+        on_unknown: Callable[[Sequence[str]], object] = lambda words: None,
+        slow_every_s: float = SLOW_EVERY_S,
+    ) -> None:
+        self._make, self._make_ownership, self._slow_every_s = make, ownership, slow_every_s
+        self.on_unavailable, self.on_unknown = on_unavailable, on_unknown
+        self._on_lost, self._on_fault, self._on_error = on_lost, on_fault, on_error
+        self.wanted: tuple[str, ...] = ()
+        self.snapshot: GpuSnapshot = EMPTY
+        self._ownership: Ownership | None = None
+        self._reset()
+        _SAMPLERS.add(self)
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._subscriptions: list[Subscription] = []
+        self._thread: threading.Thread | None = None
+        self._asked = self._served = 0
+        self._refused = False
+        self.snapshot = EMPTY
+
+    # -- for everybody -----------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self, interval_s: float | None, on_sample: Callable[[GpuSnapshot], object], *, detailed: bool = True
+    ) -> Subscription:
+        """Have samples from now on.
+
+        Args:
+            interval_s: How often; None for none until :meth:`Subscription.set_interval`.
+            on_sample: Called with each, on the sampler's thread.
+            detailed: Whether also the devices that another process reports are read.
+        """
+        subscription = Subscription(self, interval_s, on_sample, detailed)
+        with self._changed:
+            self._subscriptions.append(subscription)
+            self._refused = False
+            self._ensure_thread()
+            self._changed.notify_all()
+        return subscription
+
+    def sample_now(self, timeout_s: float = 5.0) -> GpuSnapshot | None:
+        """Have a sample taken at once, for all subscribers.
+
+        Args:
+            timeout_s: How long to wait for it.
+
+        Returns:
+            The snapshot; None when there is nothing to sample, nobody subscribes or time ran out.
+        """
+        with self._changed:
+            if not self._subscriptions:
+                return None
+            self._ensure_thread()
+            return self.snapshot if self._ask(timeout_s) else None
+
+    def fresh(self, interval_s: float, now_s: float | None = None) -> GpuSnapshot:
+        """Return the last snapshot, or an empty one when it is too old to be true. Waits for nothing.
+
+        Args:
+            interval_s: How often there should be one.
+            now_s: The monotonic clock.
+        """
+        snapshot = self.snapshot
+        age_s = (time.monotonic() if now_s is None else now_s) - snapshot.taken_s
+        return snapshot if age_s <= STALE_AFTER * interval_s else EMPTY
+
+    @property
+    def running(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    # -- for subscriptions -------------------------------------------------------------------------------------------
+
+    def has(self, subscription: Subscription) -> bool:
+        """Whether a subscription holds, and there is somebody who serves it."""
+        return subscription in self._subscriptions and self.running
+
+    def wake(self) -> None:
+        """Have the thread look again at what is wanted."""
+        with self._changed:
+            if self._subscriptions:
+                self._ensure_thread()
+            self._changed.notify_all()
+
+    def leave(self, subscription: Subscription, timeout_s: float) -> bool:
+        """End a subscription, with a last sample within the time."""
+        with self._changed:
+            if subscription not in self._subscriptions:
+                return True
+            served = timeout_s <= 0 or not self.running or self._ask(timeout_s)
+            self._subscriptions.remove(subscription)
+            self._changed.notify_all()
+            return served
+
+    # -- inside; the lock is held ------------------------------------------------------------------------------------
+
+    def _ask(self, timeout_s: float) -> bool:
+        if not self.running:
+            return False
+        self._asked += 1
+        number, thread = self._asked, self._thread
+        self._changed.notify_all()
+        self._changed.wait_for(lambda: self._served >= number or self._thread is not thread, timeout_s)
+        return self._served >= number
+
+    def _ensure_thread(self) -> None:
+        if not self.running and not self._refused:  # only a new subscriber has a library looked for again
+            self._thread = threading.Thread(target=self._run, name="crucible-otel-gpu", daemon=True)
+            self._thread.start()
+
+    def _next_s(self) -> float:
+        return min((each.due_s for each in self._subscriptions if each.interval_s is not None), default=float("inf"))
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        backend = None
+        try:
+            backend = self._make()
+            backend.open()
+            self._serve(backend)
+        except BackendUnavailableError as error:
+            self._refused = True
+            self._gone()
+            self.on_unavailable(str(error))
+        except Exception as error:
+            self._gone()
+            self._on_error(error)
+        finally:
+            self._gone()
+            if backend is not None:
+                self._close(backend)
+
+    def _serve(self, backend: GpuBackend) -> None:
+        ownership = self._ownership = self._make_ownership()
+        watch = Watch(
+            backend,
+            ownership,
+            on_lost=self._on_lost,
+            on_fault=self._on_fault,
+            wanted=self.wanted,
+            slow_every_s=self._slow_every_s,
+        )
+        if watch.unknown:
+            self.on_unknown(watch.unknown)
+        while True:
+            with self._changed:
+                while self._subscriptions and self._asked <= self._served and self._next_s() > time.monotonic():
+                    wait_s = self._next_s() - time.monotonic()
+                    self._changed.wait(min(max(wait_s, 0.0), threading.TIMEOUT_MAX))
+                if not self._subscriptions:
+                    self._leave_thread()
+                    return
+                asked, subscriptions = self._asked, tuple(self._subscriptions)
+            try:
+                self._tick(watch, subscriptions, everybody=asked > self._served)
+            except Exception as error:
+                self._on_error(error)
+                self._put_off(subscriptions)
+            with self._changed:
+                self._served = asked
+                self._changed.notify_all()
+
+    def _tick(self, watch: Watch, subscriptions: Sequence[Subscription], *, everybody: bool) -> None:
+        now_s = time.monotonic()
+        due = [each for each in subscriptions if each.interval_s is not None and each.due_s <= now_s]
+        snapshot = watch.tick(now_s, time.time_ns(), detailed=any(each.detailed for each in subscriptions))
+        self.snapshot = snapshot
+        for each in due:
+            # On a grid, so that a slow reading makes no drift; what was missed is not made up for.
+            late = each.due_s + (each.interval_s or 0) <= now_s
+            each.due_s = now_s + (each.interval_s or 0) if late else each.due_s + (each.interval_s or 0)
+        for each in subscriptions if everybody else due:
+            try:
+                each.on_sample(snapshot)
+            except Exception as error:
+                self._on_error(error)
+
+    def _put_off(self, subscriptions: Sequence[Subscription]) -> None:
+        """After a tick that failed: not again before the next interval."""
+        now_s = time.monotonic()
+        for each in subscriptions:
+            if each.interval_s is not None and each.due_s <= now_s:
+                each.due_s = now_s + each.interval_s
+
+    def _gone(self) -> None:
+        with self._changed:
+            if self._thread is threading.current_thread():
+                self._leave_thread()
+
+    def _leave_thread(self) -> None:
+        if self._ownership is not None:
+            self._ownership.release()
+        self._ownership, self._thread = None, None
+        self._changed.notify_all()
+
+    def _close(self, backend: GpuBackend) -> None:
+        try:
+            backend.close()
+        except Exception as error:
+            self._on_error(error)
+
+    def forget_parent(self) -> None:
+        """In a forked child: nothing runs, nobody subscribes, and the locks are the parent's."""
+        ownership, self._ownership = self._ownership, None
+        if ownership is not None:
+            ownership.forget()
+        self._reset()
+
+
+_SAMPLERS: weakref.WeakSet[Sampler] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for sampler in list(_SAMPLERS):
+        sampler.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,118 @@
+"""What the sampler knows at one moment, immutable, for everybody who reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from crucible_otel.gpu.backend import NOTHING, Device, FastReading, ProcessReading, SlowReading
+
+__all__ = ["EMPTY", "DeviceState", "GpuSnapshot", "Totals"]
+
+_NO_FAST: Final = FastReading()
+_NO_SLOW: Final = SlowReading()
+_NO_PROCESS: Final = ProcessReading()
+
+_TOTALS: Final = ("energy_j", "throttle_time_s", "pcie_bytes", "nvlink_bytes", "errors")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceState:
+    """One device.
+
+    Attributes:
+        device: The device.
+        name: What this process calls it, such as ``cuda:0``.
+        owned: Whether this process reports the device, and not only itself.
+        fast: What the last tick read.
+        slow: What the last slow read gave.
+        process: What this process uses of it.
+        torch_allocated_bytes: What PyTorch's allocator has given out in this process; None without PyTorch on it.
+        torch_reserved_bytes: What PyTorch's allocator holds in this process; None without PyTorch on it.
+        totals: The counters, as attribute of the reading -> entry (empty for a plain number) -> amount since this
+            process reads the device. They never go down.
+        energy_j: Energy used since this process reads the device; integrated power where it has no energy counter.
+        energy_estimated: Whether it is integrated.
+        lost: Whether the device is gone; then there are no readings.
+        failed: Whether the driver reported an error after which the device cannot be used.
+    """
+
+    device: Device
+    name: str
+    owned: bool = True
+    fast: FastReading = _NO_FAST
+    slow: SlowReading = _NO_SLOW
+    process: ProcessReading = _NO_PROCESS
+    torch_allocated_bytes: int | None = None
+    torch_reserved_bytes: int | None = None
+    totals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    energy_j: float | None = None
+    energy_estimated: bool = False
+    lost: bool = False
+    failed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuSnapshot:
+    """All devices, at one moment.
+
+    Attributes:
+        taken_s: When, on the monotonic clock.
+        taken_ns: When, in nanoseconds since the Unix epoch.
+        devices: Their states.
+    """
+
+    taken_s: float
+    taken_ns: int
+    devices: tuple[DeviceState, ...] = ()
+
+
+EMPTY: Final = GpuSnapshot(taken_s=float("-inf"), taken_ns=0)
+
+
+class Totals:
+    """The counters of one device, from the moment this process begins to read them.
+
+    A driver that is loaded anew begins at 0: what had been counted stays, and is added to.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], float] = {}
+        self._sums: dict[str, dict[str, float]] = {}
+        self._power: tuple[float, float] | None = None
+        self._integrated_j = 0.0
+
+    def take(self, fast: FastReading, now_s: float) -> None:
+        """Add what a reading has more than the one before."""
+        for name in _TOTALS:
+            found = getattr(fast, name)
+            if found is None:
+                continue
+            for key, value in found.items() if isinstance(found, Mapping) else (("", found),):
+                last = self._last.get((name, key), value)
+                self._last[name, key] = value
+                sums = self._sums.setdefault(name, {})
+                sums[key] = sums.get(key, 0) + (value - last if value >= last else value)
+        if fast.power_w is not None:
+            if self._power is not None:
+                before_s, before_w = self._power
+                self._integrated_j += (now_s - before_s) * (before_w + fast.power_w) / 2
+            self._power = now_s, fast.power_w
+
+    def xid(self) -> None:
+        """Count an XID."""
+        errors = self._sums.setdefault("errors", {})
+        errors["xid"] = errors.get("xid", 0) + 1
+
+    def sums(self) -> Mapping[str, Mapping[str, float]]:
+        """Return the amounts, as they are now."""
+        return MappingProxyType({name: MappingProxyType(dict(sums)) for name, sums in self._sums.items()})
+
+    def energy(self) -> tuple[float | None, bool]:
+        """Return the energy, and whether it is integrated power."""
+        counted = self._sums.get("energy_j", NOTHING).get("")
+        if counted is not None:
+            return counted, False
+        return (self._integrated_j, True) if self._power is not None else (None, False)

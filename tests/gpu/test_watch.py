@@ -1,0 +1,119 @@
+"""One tick: what is read of every device, and what is remembered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from crucible_otel.gpu.backend import FastReading, SlowReading
+from crucible_otel.gpu.ownership import Ownership
+from crucible_otel.gpu.snapshot import DeviceState
+from crucible_otel.testing.nvml import FakeGpu, FakeNvml
+from tests.gpu.fakes import watching
+
+
+class NotOurs(Ownership):
+    """Another process reports the devices, until ``ours``."""
+
+    ours = False
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def owns(self, uuid: str) -> bool:
+        """Return what the test says."""
+        return self.ours
+
+
+def energies(states: tuple[DeviceState, ...]) -> list[float | None]:
+    """Return the energy of every device."""
+    return [state.energy_j for state in states]
+
+
+def test_counters_begin_with_the_first_reading_and_survive_a_driver_reset() -> None:
+    """What was counted before is nobody's here; a counter that starts anew adds to what there was."""
+    gpu = FakeGpu(energy_j=1000.0, fast=FastReading(pcie_bytes={"transmit": 10}))
+    watch = watching(FakeNvml([gpu]))
+    found = []
+    for now_s, (energy_j, pcie) in enumerate(((1000.0, 10), (1350.0, 15), (20.0, 3), (30.0, 4))):
+        gpu.energy_j, gpu.fast = energy_j, FastReading(pcie_bytes={"transmit": pcie})
+        (state,) = watch.tick(float(now_s), 0).devices
+        found.append((state.totals["energy_j"][""], state.totals["pcie_bytes"]["transmit"]))
+
+    assert [(0, 0), (350, 5), (370, 8), (380, 9)] == found
+
+
+def test_energy_without_a_counter_is_integrated_power() -> None:
+    """By trapezoids, and marked so."""
+    gpu = FakeGpu(power_w=100.0)
+    watch = watching(FakeNvml([gpu]))
+    watch.tick(0.0, 0)
+    gpu.power_w = 300.0
+    (state,) = watch.tick(2.0, 0).devices
+
+    assert (400.0, True) == (state.energy_j, state.energy_estimated)
+    assert "energy_j" not in state.totals
+
+
+def test_a_lost_device_is_told_once_and_asked_no_more() -> None:
+    """The others go on."""
+    lost, other = FakeGpu(), FakeGpu()
+    nvml, told = FakeNvml([lost, other]), list[tuple[Any, ...]]()
+    watch = watching(nvml, told)
+    watch.tick(0.0, 0)
+    lost.lost = True
+    watch.tick(1.0, 0)
+    asked = nvml.calls["read_process"]
+    last = watch.tick(2.0, 0)
+
+    assert [("lost", lost.uuid, f"{lost.uuid} is lost")] == told
+    assert [True, False] == [state.lost for state in last.devices]
+    assert 1 == nvml.calls["read_process"] - asked
+
+
+def test_an_xid_is_told_and_counted() -> None:
+    """Each one; after number 79 the GPU counts as failed."""
+    gpu = FakeGpu()
+    nvml, told = FakeNvml([gpu]), list[tuple[Any, ...]]()
+    watch = watching(nvml, told)
+    for code in (13, 79):
+        nvml.report_fault(gpu, code)
+    (state,) = watch.tick(0.0, 0).devices
+
+    assert [("xid", gpu.uuid, 13), ("xid", gpu.uuid, 79)] == told
+    assert (2, True) == (state.totals["errors"]["xid"], state.failed)
+
+
+def test_slow_readings_are_rare_and_kept() -> None:
+    """Between them the last one counts."""
+    gpu = FakeGpu(slow=SlowReading(fan_ratio=(0.5,)))
+    nvml = FakeNvml([gpu])
+    watch = watching(nvml, slow_every_s=30.0)
+    found = [watch.tick(float(now_s), 0).devices[0].slow.fan_ratio for now_s in range(0, 60, 10)]
+
+    assert [(0.5,)] * 6 == found
+    assert 2 == nvml.calls["read_slow"]
+
+
+def test_what_another_process_reports_is_read_only_for_details() -> None:
+    """The process's own share always; faults of such a device are not told. Taken over, it is read at once."""
+    gpu = FakeGpu(process_memory_bytes=7, energy_j=50.0)
+    nvml, told, owner = FakeNvml([gpu]), list[tuple[Any, ...]](), NotOurs()
+    watch = watching(nvml, told, ownership=owner)
+    nvml.report_fault(gpu, 13)
+    (state,) = watch.tick(0.0, 0, detailed=False).devices
+
+    assert (False, 7, None) == (state.owned, state.process.memory_bytes, state.fast.memory_used_bytes)
+    assert ([], 0) == (told, nvml.calls["read_fast"])
+    assert 0 == watch.tick(1.0, 0, detailed=True).devices[0].fast.memory_used_bytes
+    owner.ours = True
+    (state,) = watch.tick(2.0, 0, detailed=False).devices
+    assert (True, 0) == (state.owned, state.fast.memory_used_bytes)
+
+
+def test_one_process_at_a_time_owns_a_device(tmp_path: Path) -> None:
+    """The lock decides on every tick."""
+    watch = watching(FakeNvml([FakeGpu()]), ownership=Ownership(tmp_path))
+
+    assert [True] == [state.owned for state in watch.tick(0.0, 0).devices]
+    assert [f"GPU-00000000-0000-0000-0000-{0:012}.lock"] == [each.name for each in tmp_path.glob("*.lock")]
