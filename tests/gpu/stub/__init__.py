@@ -30,7 +30,7 @@ A value is a text, a number, or a number that changes::
 
     !TIMEOUT                     an error instead, also within a list
     ramp(1000, 350[, 99000])     1000 and 350 more each second, until 99000
-    list(1, 2, !UNKNOWN, 4)      one after the other, at each reading; then the last one stays
+    list(1, 2, !UNKNOWN, 4)      one after the other, at each call of a function; then the last one stays
     cycle(1, 2, 3)               the same, from the start again
     steps(0.5; 1, 2, 3)          one after the other, each half a second; then the last one stays
     loop(0.5; 1, 2, 3)           the same, from the start again
@@ -227,8 +227,7 @@ def _preload(path: Path) -> None:
     """Load the library, so that the dynamic linker takes it when its bare name is asked for."""
     global _loaded
     if _loaded is not None and _loaded._name != str(path):
-        _forget()
-        _ctypes.dlclose(_loaded._handle)
+        _unload(_loaded._name)
         _loaded = None
     if _loaded is None:
         _loaded = ctypes.CDLL(str(path))
@@ -237,6 +236,18 @@ def _preload(path: Path) -> None:
     _ctypes.dlclose(found._handle)
     if not same:
         raise RuntimeError(f"this process has loaded another {SONAME} already; run the test in a process of its own")
+
+
+def _unload(path: str) -> None:
+    """Close the library as often as anybody has opened it."""
+    _forget()
+    while True:
+        try:
+            handle = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)._handle
+        except OSError:
+            return
+        _ctypes.dlclose(handle)
+        _ctypes.dlclose(handle)
 
 
 def _forget() -> None:

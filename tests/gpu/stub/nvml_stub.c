@@ -182,9 +182,15 @@ typedef struct {
     int error;
 } Item;
 
+/* A list is followed by each function and field for itself. */
+typedef struct {
+    unsigned reader, reads;
+} Position;
+
 typedef struct {
     Kind kind;
-    unsigned type, count, reads;
+    unsigned type, count, positions;
+    Position *position;
     long double period;
     Item *items;
     char *text;
@@ -259,6 +265,7 @@ static struct stat scenario_stat;
 static double first_load_s, checked_s, reload_every_s;
 static long double moment_s = -1; /* a moment in the past for which values are asked */
 static double call_s;             /* when this call was first asked what time it is */
+static unsigned reader;           /* the function, or FUNCTION_COUNT and the field */
 static uint64_t *counts;
 
 static double clock_s(clockid_t clock) {
@@ -415,6 +422,7 @@ static int parse_value(const char *source, Value *value) {
 }
 
 static void free_value(Value *value) {
+    free(value->position);
     free(value->items);
     free(value->text);
 }
@@ -780,6 +788,14 @@ static long double elapsed_s(void) {
     return wall_s() - (start && start->kind == CONSTANT ? start->items[0].number : first_load_s);
 }
 
+static unsigned next_index(Value *value) {
+    for (unsigned i = 0; i < value->positions; i++)
+        if (value->position[i].reader == reader)
+            return value->position[i].reads++;
+    APPEND(value->position, value->positions, ((Position){reader, 1}));
+    return 0;
+}
+
 static int evaluate(Value *value, long double *number) {
     if (!value)
         return NOT_SUPPORTED;
@@ -794,7 +810,7 @@ static int evaluate(Value *value, long double *number) {
         return SUCCESS;
     }
     if (value->kind == LIST || value->kind == CYCLE)
-        index = value->reads++;
+        index = next_index(value);
     if (value->kind == STEPS || value->kind == LOOP) {
         long double steps = elapsed_s() / value->period;
         index = steps < 0 ? 0 : (unsigned)steps;
@@ -828,7 +844,12 @@ static int64_t whole(long double number) {
 }
 
 static uint64_t natural(long double number) {
-    return number <= 0 ? 0 : number >= 18446744073709551615.0L ? UINT64_MAX : (uint64_t)(number + 0.5L);
+    if (number <= 0)
+        return 0;
+    if (number >= 18446744073709551615.0L)
+        return UINT64_MAX;
+    uint64_t below = (uint64_t)number;
+    return below + (number - below >= 0.5L);
 }
 
 static int get_u32(Device *device, const char *key, uint32_t *out) {
@@ -970,6 +991,7 @@ static int begin(int function, Device *device) {
     if (hang_s > 0)
         hang(hang_s, NAMES[function], of);
     call_s = 0;
+    reader = (unsigned)function;
     if (rc)
         return rc;
     if (!initialized && function > F_nvmlErrorString) {
@@ -1014,14 +1036,17 @@ static int initialize(void) {
     if (!prepared++)
         pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
     const char *path = getenv("NVML_STUB_SCENARIO"), *reload = getenv("NVML_STUB_RELOAD_MS");
-    if (!path || !*path)
+    if (!path || !*path) {
+        initialized = 0;
         return LIBRARY_NOT_FOUND;
+    }
     reload_every_s = reload ? atof(reload) / 1000 : 0;
     if (!scenario_path || strcmp(path, scenario_path)) {
         free(scenario_path);
         scenario_path = strdup(path);
         memset(&scenario_stat, 0, sizeof scenario_stat);
         first_load_s = 0;
+        initialized = 0;
     }
     checked_s = 0;
     reload_if_changed();
@@ -1053,8 +1078,10 @@ API(nvmlInitWithFlags, unsigned flags) {
 }
 
 static int shut_down(void) {
-    if (!initialized)
+    if (!initialized) {
+        count(F_misuse_uninitialized, NULL);
         return UNINITIALIZED;
+    }
     if (active > 1)
         count(F_misuse_shutdown_while_busy, NULL);
     initialized--;
@@ -1429,7 +1456,7 @@ static int violation(Device *d, unsigned policy, Violation *out) {
         return INVALID_ARGUMENT;
     int rc = numbered(d, "violation_ns", policy, &value);
     if (!rc)
-        *out = (Violation){natural(wall_s() * 1e6L), natural(value)};
+        *out = (Violation){natural(elapsed_s() * 1e6L), natural(value)};
     return rc;
 }
 API(nvmlDeviceGetViolationStatus, Device *d, unsigned policy, Violation *out)
@@ -1672,6 +1699,7 @@ static void read_field(Device *d, FieldValue *out) {
     out->rc = (uint32_t)mishap(name, d, NULL);
     if (!out->rc) {
         Value *found = find_field(d, out, &out->type);
+        reader = FUNCTION_COUNT + out->field;
         out->rc = (uint32_t)evaluate(found, &value);
     }
     if (out->rc)
@@ -1767,7 +1795,7 @@ static int process_details(Device *d, ProcessDetails *out) {
         if (found < room) {
             evaluate(&processes[i].memory, &used);
             out->details[found] =
-                (ProcessDetail){pid_of(&processes[i]), natural(used), processes[i].gi, processes[i].ci, UINT64_MAX};
+                (ProcessDetail){pid_of(&processes[i]), natural(used), processes[i].gi, processes[i].ci, 0};
         }
         found++;
     }
