@@ -7,7 +7,10 @@ the cause, where a look at the server found one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
+
+from opentelemetry.sdk.version import __version__
 
 from crucible_otel.export.causes import BROKEN, TOO_LARGE, Answer, Cause, classify
 
@@ -15,6 +18,9 @@ __all__ = ["GivenUpError", "observe_calls", "observing_session"]
 
 Probe = Callable[[], Cause | None]
 """Finds out why a server hangs up without an answer; None when it cannot."""
+
+_GIVES_UP_TOO_MANY = tuple(map(int, __version__.split(".")[:2])) < (1, 45)
+"""Whether the exporter gives up on 429, which the OTLP specification says to try again; on 503 none does."""
 
 _TEXT_BYTES = 1000
 _PROTOBUF = "application/x-protobuf"
@@ -46,6 +52,8 @@ def observing_session(observed: list[object], probe: Probe) -> Any:
                     raise GivenUpError from error
                 raise
             observed.append(_answer(response))
+            if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and _GIVES_UP_TOO_MANY:
+                response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
             return response
 
     return ObservingSession()

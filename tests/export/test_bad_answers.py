@@ -66,6 +66,21 @@ def delivery(signal: str, receiver: OtlpReceiver, protocol: str, ledger: Ledger)
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("signal", BUILD)
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_a_server_cannot_take_now_is_tried_again(signal: str, protocol: str, status: int, said: Lost) -> None:
+    """Whatever the release of OpenTelemetry makes of the status: it arrives, once, and nothing is said."""
+    with OtlpReceiver() as receiver:
+        sender = delivery(signal, receiver, protocol, said.ledger)
+        receiver.fail_next(status=status, retry_after=0)
+        assert "SUCCESS" == sender.export(BUILD[signal][1](2)).name
+        sender.shutdown()
+
+    assert (1, 1) == (receiver.counts.accepted, receiver.counts.failed)
+    assert [] == said.lines
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("signal", BUILD)
 def test_what_a_server_rejects_of_a_batch_is_counted_and_told_once(signal: str, protocol: str, said: Lost) -> None:
     """A partial success: the rest is delivered, nothing is sent again, the server's own words are not repeated."""
     with OtlpReceiver() as receiver:
