@@ -99,15 +99,20 @@ def library(without: Sequence[str] = ()) -> Path:
 
     Raises:
         GccMissingError: There is no gcc.
+        RuntimeError: Where it is kept belongs to another user.
     """
     digest = hashlib.sha256(repr((SOURCE.read_bytes(), FLAGS, sorted(without))).encode()).hexdigest()[:16]
-    target = Path(tempfile.gettempdir()) / f"crucible_otel_nvml_{os.getuid()}" / digest / SONAME
+    cache = Path(tempfile.gettempdir()) / f"crucible_otel_nvml_{os.getuid()}"
+    cache.mkdir(mode=0o700, exist_ok=True)
+    if cache.stat().st_uid != os.getuid():
+        raise RuntimeError(f"{cache} is somebody else's; what is in it will not be loaded")
+    target = cache / digest / SONAME
     if target.exists():
         return target
     gcc = shutil.which("gcc")
     if gcc is None:
         raise GccMissingError("the tests of GPU telemetry build a C library and need gcc; Debian: apt-get install gcc")
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         exports = Path(folder) / "exports"
         exports.write_text(f"{{ global: nvml*; local: {' '.join(f'{name};' for name in sorted(without))} *; }};")
