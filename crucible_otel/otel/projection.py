@@ -24,6 +24,7 @@ from crucible_otel.otel.exceptions import described, message
 from crucible_otel.otel.handle import Handle
 from crucible_otel.otel.labelling import Plan
 from crucible_otel.otel.labels import label, labelling
+from crucible_otel.otel.parts import divide
 from crucible_otel.otel.values import spelled
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Severity
@@ -96,6 +97,8 @@ class TelemetryProjection:
 
     def closed(self, event: Event, scope: Scope | None) -> None:
         """End the span of a scope; an end without a start gives a span if it says how long it took."""
+        if event.spec.parts and divide(event):
+            self.refused()
         self._feed(event, scope)
         span = scope.span if scope is not None else self._orphan(event)
         self._log(event)

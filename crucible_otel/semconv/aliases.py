@@ -1,9 +1,9 @@
 """The seeds' names of our events, with their fields.
 
 Sources: the CrucibleKitchen telemetry guide (``crucible_kitchen.*``), the CrucibleTelemetry README
-(``crucible_train.*``, ``crucible_framework.*``) and Snakepit's telemetry design (``snakepit.*``). The seeds define no
-failure event for some families; those that end in ``.exception`` here for ``crucible_train`` and
-``crucible_framework`` are added so that a failure never leaves an open span.
+(``crucible_train.*``, ``crucible_framework.*``, ``crucible_deployment.*``) and Snakepit's telemetry design
+(``snakepit.*``). The seeds define no failure event for some families; those that end in ``.exception`` here for
+``crucible_train`` and ``crucible_framework`` are added so that a failure never leaves an open span.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _MEASURED: Final = frozenset(
     {
         "duration", "loss", "lr", "grad_norm", "epoch_loss", "size_bytes", "metrics", "size", "batch_size",
         "accuracy", "gradient_norm", "system_time", "queue_time", "busy_time", "idle", "busy", "bytes",
-        "input_elements", "output_elements",
+        "input_elements", "output_elements", "serialize_time", "python_time", "deserialize_time", "tokens",
+        "tokens_per_second", "input_size", "output_size",
     }
 )  # fmt: skip
 
@@ -125,6 +126,35 @@ FRAMEWORK: Final = tuple(
     )
 )
 
+_CALL = {"operation": "operation", "library": "library", "function": "function"}
+_INFERRED = {
+    "duration": "duration",
+    "batch_size": "batch_size",
+    "tokens": "tokens",
+    "tokens_per_second": "tokens_per_second",
+    "model": "model",
+    "device": "device",
+}
+
+DEPLOYMENT: Final = tuple(
+    _alias("crucible_deployment." + name, brief, targets, fields, "deployment")
+    for name, brief, targets, fields in (
+        (
+            "inference.start",
+            "Inference started",
+            "crucible.inference.start",
+            {"model_name": "model", "model_version": "model_version"},
+        ),
+        (
+            "inference.stop",
+            "Inference completed",
+            "crucible.inference.stop",
+            {**_END, "input_size": "input_size", "output_size": "output_size", "batch_size": "batch_size"},
+        ),
+        ("inference.exception", "Inference failed", "crucible.inference.exception", _FAILED),
+    )
+)
+
 _POOLED = {"pool": "pool", "worker_id": "worker_id"}
 _MEMORY = {"bytes": "bytes", "type": "type", "device": "device"}
 _SERIALIZED = {"duration": "duration", "bytes": "bytes", "direction": "direction", "format": "format"}
@@ -150,6 +180,39 @@ _TRAIN_STEP = {
 SNAKEPIT: Final[Mapping[str, Alias]] = {
     function: _alias("snakepit." + name, brief, targets, fields, "snakepit", measured)
     for function, name, brief, targets, fields, measured in (
+        (
+            "call_start",
+            "call.start",
+            "Python call started",
+            "crucible.call.start",
+            {**_CALL, "worker_id": "worker_id", "device": "device"},
+            "",
+        ),
+        (
+            "call_stop",
+            "call.stop",
+            "Python call completed",
+            "crucible.call.stop",
+            {
+                **_END,
+                "queue_time": "queue_time",
+                "serialize_time": "serialize_time",
+                "python_time": "execute_time",
+                "deserialize_time": "deserialize_time",
+                **_CALL,
+                "result": "result",
+                "error_type": "error_type",
+            },
+            "",
+        ),
+        (
+            "call_exception",
+            "call.exception",
+            "Python call failed",
+            "crucible.call.exception",
+            {**_END, **_CALL, "kind": "kind", "reason": "error", "stacktrace": "stacktrace"},
+            "",
+        ),
         (
             "pool_checkout",
             "pool.checkout",
@@ -179,6 +242,14 @@ SNAKEPIT: Final[Mapping[str, Alias]] = {
         ("serialize_stop", "serialize.stop", "Serialization timing", "crucible.serialization", _SERIALIZED, ""),
         ("tensor_op", "ml.tensor_op", "Tensor operation metadata", "crucible.tensor_op", _TENSOR_OP, ""),
         (
+            "inference",
+            "ml.inference",
+            "Model inference timing",
+            "crucible.inference crucible.inference.stop",
+            _INFERRED,
+            "",
+        ),
+        (
             "train_step",
             "ml.train_step",
             "Training step timing",
@@ -190,7 +261,7 @@ SNAKEPIT: Final[Mapping[str, Alias]] = {
 }
 """The aliases of Snakepit's events, by the function that emits each of them."""
 
-ALIASES: Final = (*KITCHEN, *TRAIN, *FRAMEWORK, *SNAKEPIT.values(), *gpu.ALIASES)
+ALIASES: Final = (*KITCHEN, *TRAIN, *FRAMEWORK, *DEPLOYMENT, *SNAKEPIT.values(), *gpu.ALIASES)
 
 SYNONYMS: Final[Mapping[str, str]] = {
     "lr": "learning_rate",

@@ -41,6 +41,15 @@ ATTRIBUTES: Final = (
     Attribute(name="crucible.stage.name", type="string", brief="Name of the stage.", on=("span", "metric", "event")),
     Attribute(name="crucible.model.name", type="string", brief="Name of the model.", on=("span", "metric", "event")),
     Attribute(
+        name="crucible.call.library", type="string", brief="Library that is called.", on=("span", "metric", "event")
+    ),
+    Attribute(
+        name=names.CODE_FUNCTION_NAME,
+        type="string",
+        brief="Function that is called.",
+        on=("span", "metric", "event"),
+    ),
+    Attribute(
         name="crucible.dataset.name", type="string", brief="Name of the dataset.", on=("span", "metric", "event")
     ),
     Attribute(

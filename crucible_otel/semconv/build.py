@@ -25,10 +25,14 @@ def operation(
     *,
     identity: tuple[Field, ...],
     yields: tuple[Field, ...] = (),
+    fails: tuple[Field, ...] = (),
     on_start: tuple[Feed, ...] = (),
     on_end: tuple[Feed, ...] = (),
     on_stop: tuple[Feed, ...] = (),
     failure: Severity = "WARN",
+    logged: bool = True,
+    parts: tuple[str, ...] = (),
+    rest: str = "",
     kind: Literal["internal", "client", "server"] = "internal",
 ) -> Operation:
     """Build an operation.
@@ -39,10 +43,14 @@ def operation(
         noun: What it is called in the briefs of its events.
         identity: Fields known when it starts.
         yields: Fields known when it ends.
+        fails: Further fields of an end by exception.
         on_start: Feeds of the start event.
         on_end: Feeds of both ends.
         on_stop: Feeds of an end without exception only.
         failure: Severity of the exception event.
+        logged: Whether it becomes log events also when all goes well.
+        parts: Measurements that are parts of its duration.
+        rest: The measurement that takes what they leave of it.
         kind: Span kind.
     """
     return Operation(
@@ -56,6 +64,7 @@ def operation(
             operation=name,
             fields=merged(identity, CONTEXT),
             feeds=on_start,
+            logged=logged,
         ),
         stop=Event(
             name=f"{name}.stop",
@@ -64,6 +73,9 @@ def operation(
             operation=name,
             fields=merged(identity, yields, OUTCOME, CONTEXT),
             feeds=(*on_end, *on_stop),
+            logged=logged,
+            parts=parts,
+            rest=rest,
         ),
         exception=Event(
             name=f"{name}.exception",
@@ -71,7 +83,9 @@ def operation(
             severity=failure,
             role="exception",
             operation=name,
-            fields=merged(identity, yields, FAILURE, CONTEXT),
+            fields=merged(identity, yields, FAILURE, fails, CONTEXT),
             feeds=on_end,
+            parts=parts,
+            rest=rest,
         ),
     )

@@ -131,6 +131,8 @@ class Event:
         graphs: Of a hot event: the fields whose values may carry an autograd graph, which must not be kept.
         logged: Whether it becomes a log event.
         span: Of a point that carries a ``duration``: template of the name of the span it becomes after the fact.
+        parts: Of an end: measurements that are parts of its ``duration``; together they are no more than that.
+        rest: The measurement that says how much of the duration no part accounts for.
     """
 
     name: str
@@ -146,6 +148,8 @@ class Event:
     graphs: tuple[str, ...] = ()
     logged: bool = True
     span: str = ""
+    parts: tuple[str, ...] = ()
+    rest: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

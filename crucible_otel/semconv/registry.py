@@ -8,8 +8,10 @@ from typing import Final
 from crucible_otel.semconv import (
     aliases,
     attributes,
+    call,
     dataset,
     gpu,
+    inference,
     memory,
     pool,
     sdk,
@@ -20,7 +22,7 @@ from crucible_otel.semconv import (
 )
 from crucible_otel.semconv.model import Alias, Attribute, Event, Metric, Operation
 
-_FAMILIES = (workflow, training, dataset, pool, memory, serialization, tensor, gpu)
+_FAMILIES = (workflow, training, dataset, call, inference, pool, memory, serialization, tensor, gpu)
 
 OPERATIONS: Final[Mapping[str, Operation]] = {spec.name: spec for family in _FAMILIES for spec in family.OPERATIONS}
 EVENTS: Final[Mapping[str, Event]] = {

@@ -146,8 +146,9 @@ def _operation(operation: Operation) -> str:
     ]
     severities = ", ".join(f"`.{role}` {event.severity}" for role, event in ends.items())
     kind = "" if operation.kind == "internal" else f" (kind {operation.kind})"
+    quiet = "" if operation.stop.logged else " Only `.exception` becomes a log record."
     parts = [
-        f"### {operation.name}\n\nSpan `{operation.span}`{kind}. Severity of its events: {severities}.\n",
+        f"### {operation.name}\n\nSpan `{operation.span}`{kind}. Severity of its events: {severities}.{quiet}\n",
         _table(("Field", "In", "Type", "Attribute", "At", "Meaning"), rows),
     ]
     if fed:

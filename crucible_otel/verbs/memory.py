@@ -6,13 +6,13 @@ from typing import Any
 
 from crucible_otel.semconv.memory import ALLOCATE_EVENT, RELEASE_EVENT
 from crucible_otel.semconv.model import Event
-from crucible_otel.verbs.given import guarded, whole
-from crucible_otel.verbs.hot import record
+from crucible_otel.verbs.given import whole
+from crucible_otel.verbs.hot import quietly, record
 
 __all__ = ["allocate", "release"]
 
 
-@guarded
+@quietly
 def allocate(nbytes: int, *, type: str = "cpu", device: object = None) -> None:
     """Report that memory was allocated: it is in use until as much is released with the same type and device.
 
@@ -24,7 +24,7 @@ def allocate(nbytes: int, *, type: str = "cpu", device: object = None) -> None:
     _report(ALLOCATE_EVENT, nbytes, type, device, "memory.allocate(nbytes)")
 
 
-@guarded
+@quietly
 def release(nbytes: int, *, type: str = "cpu", device: object = None) -> None:
     """Report that memory was released.
 

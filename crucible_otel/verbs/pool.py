@@ -9,8 +9,8 @@ from crucible_otel.events.names import text
 from crucible_otel.events.outcome import result_of, type_name
 from crucible_otel.events.runtime import runtime
 from crucible_otel.semconv.pool import CHECKIN_EVENT, CHECKOUT_EVENT, SIZE_EVENT
-from crucible_otel.verbs.given import duration_ns, guarded, whole
-from crucible_otel.verbs.hot import record
+from crucible_otel.verbs.given import duration_ns, whole
+from crucible_otel.verbs.hot import quietly, record
 from crucible_otel.verbs.quiet import QuietPool
 
 _FAILED = ("failure", "timeout")
@@ -40,7 +40,7 @@ class Pool:
         """
         return Checkout(self, worker_id, wait_s, waiting)
 
-    @guarded
+    @quietly
     def size(
         self,
         *,
@@ -123,12 +123,9 @@ class Checkout:
         _acquired(self, worker_id)
 
 
-@guarded
+@quietly
 def _begin(checkout: Checkout) -> None:
-    current = runtime()
-    if not current.enabled:
-        return
-    checkout._began_s = current.clock.now()
+    checkout._began_s = runtime().clock.now()
     pool = checkout._pool
     if checkout._waiting:
         pool._waiting.add(checkout)
@@ -137,7 +134,7 @@ def _begin(checkout: Checkout) -> None:
         _taken(checkout, duration_ns(checkout._wait_s, "pool.checkout(wait_s)"))
 
 
-@guarded
+@quietly
 def _acquired(checkout: Checkout, worker_id: object) -> None:
     pool, began_s = checkout._pool, checkout._began_s
     if worker_id is not None:
@@ -157,7 +154,7 @@ def _taken(checkout: Checkout, waited: int | None) -> None:
     pool._count()
 
 
-@guarded
+@quietly
 def _end(checkout: Checkout, error: BaseException | None) -> None:
     pool, began_s = checkout._pool, checkout._began_s
     if began_s is None:
@@ -194,6 +191,6 @@ def pool(name: str, *, size: int | None = None) -> Pool:
     return made
 
 
-@guarded
+@quietly
 def _first(made: Any) -> None:
     made._count()

@@ -87,6 +87,28 @@ class QuietWorkflow(Nothing):
         return self._run_id
 
 
+class QuietCall(Nothing):
+    """A call that is only made."""
+
+    timing = io = staticmethod(nothing)
+
+    def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call the function."""
+        return function(*args, **kwargs)
+
+
+QUIET_CALL = QuietCall()
+
+
+class QuietInference(Nothing):
+    """An inference that is only made."""
+
+    tokens = staticmethod(nothing)
+
+
+QUIET_INFERENCE = QuietInference()
+
+
 class QuietCheckout(Nothing):
     """A worker in use that nobody counts."""
 

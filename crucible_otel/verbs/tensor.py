@@ -7,16 +7,17 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from crucible_otel.events.names import text
 from crucible_otel.events.runtime import runtime
 from crucible_otel.semconv.tensor import TENSOR_OP_EVENT
-from crucible_otel.verbs.given import duration_ns, guarded
-from crucible_otel.verbs.hot import record
+from crucible_otel.verbs.given import duration_ns
+from crucible_otel.verbs.hot import quietly, record
 
 Shape = Sequence[int]
 _LARGEST = 2**53
 
 
-@guarded
+@quietly
 def tensor_op(
     *,
     duration_s: float | None = None,
@@ -36,30 +37,24 @@ def tensor_op(
         dtype: Type of the elements; on events only, as the shapes are.
         device: ``cuda:0``, ``("cuda", 0)``, 0 or a framework's own device.
     """
-    if not runtime().enabled:
-        return
-    report(duration_ns(duration_s, "tensor_op(duration_s)"), op, input_shapes, output_shape, dtype, device)
+    elements, told = described(op, input_shapes, output_shape, dtype, device)
+    record(TENSOR_OP_EVENT, {"duration": duration_ns(duration_s, "tensor_op(duration_s)"), **elements}, told)
 
 
-def report(duration: int | None, op: object, inputs: Any, output: Any, dtype: object, device: object) -> None:
-    """Report it with its duration in nanoseconds."""
+def described(
+    op: object, inputs: Any, output: Any, dtype: object, device: object
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the event says of it besides its duration: the elements, and everything else."""
     shapes = _shapes(inputs)
     out = None if output is None else _shapes((output,))
-    record(
-        TENSOR_OP_EVENT,
-        {
-            "duration": duration,
-            "input_elements": _elements(shapes),
-            "output_elements": _elements(out),
-        },
-        {
-            "op": op,
-            "input_shapes": shapes,
-            "output_shape": out[0] if out else None,
-            "dtype": None if dtype is None else str(dtype),
-            "device": device,
-        },
-    )
+    told = {
+        "op": op,
+        "input_shapes": shapes,
+        "output_shape": out[0] if out else None,
+        "dtype": None if dtype is None else text(dtype),
+        "device": device,
+    }
+    return {"input_elements": _elements(shapes), "output_elements": _elements(out)}, told
 
 
 def _shapes(given: Any) -> list[list[int]] | None:

@@ -66,6 +66,15 @@ SEEDS = {
     "snakepit.gpu.temperature.sampled": ("celsius", "device"),
     "snakepit.gpu.power.sampled": ("watts limit_watts", "device"),
     "snakepit.memory.gpu": ("allocated_mb reserved_mb free_mb total_mb", "device"),
+    "crucible_deployment.inference.start": ("", "model_name model_version"),
+    "crucible_deployment.inference.stop": ("input_size output_size batch_size", ""),
+    "snakepit.call.start": ("", "operation library function worker_id device"),
+    "snakepit.call.stop": (
+        "duration queue_time serialize_time python_time deserialize_time",
+        "operation library function result error_type",
+    ),
+    "snakepit.call.exception": ("duration", "operation kind reason stacktrace"),
+    "snakepit.ml.inference": ("duration batch_size tokens_per_second", "model device"),
     "snakepit.pool.checkout": ("queue_time", "pool worker_id"),
     "snakepit.pool.checkin": ("busy_time", "pool worker_id"),
     "snakepit.pool.size": ("size idle busy", "pool"),
@@ -107,7 +116,7 @@ def test_metric_is_named_by_the_rules(metric: Metric) -> None:
     assert DOTTED.fullmatch(metric.name)
     assert not UNSPOKEN & set(words)
     assert metric.brief.endswith(".")
-    assert re.fullmatch(r"s|By|1|Hz|W|\{[a-z]+\}|", metric.unit)
+    assert re.fullmatch(r"s|By|1|Hz|W|\{[a-z]+\}(/s)?|", metric.unit)
     if metric.kind == "counter" and metric.unit.startswith("{"):
         assert words[-1].endswith("s") or words[-1] in PARTICIPLES
     if metric.kind == "updowncounter":

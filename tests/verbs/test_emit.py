@@ -27,6 +27,7 @@ SAMPLES: dict[str, Any] = {
     "checkpoint_name": "epoch_1",
     "checkpoint_path": "/models/epoch_1",
     "config": {"epochs": 2, "optimizer": {"lr": 0.1}},
+    "deserialize_time": 10_000_000,
     "device": "cuda:0",
     "direction": "encode",
     "dtype": "bf16",
@@ -34,38 +35,53 @@ SAMPLES: dict[str, Any] = {
     "epoch": 1,
     "epoch_loss": 2.25,
     "error": "it went wrong",
+    "error_type": "ValueError",
     "final_loss": 0.125,
     "format": "arrow",
+    "function": "linalg.svd",
     "grad_norm": 1.5,
     "gradient_norm": 1.5,
     "idle": 3,
     "input_elements": 18,
     "input_shapes": [[2, 3], [3, 4]],
+    "input_size": 10,
+    "kind": "error",
     "learning_rate": 0.001,
+    "library": "numpy",
     "loss": 2.5,
     "lr": 0.001,
     "metrics": {"accuracy": 0.91, "f1": 0.88},
     "model": "llama",
     "model_name": "llama",
+    "model_version": "2",
     "module": "my.Stage",
     "name": "wikitext",
     "op": "matmul",
+    "operation": "numpy.linalg.svd",
     "output_elements": 8,
     "output_shape": [2, 4],
+    "output_size": 5,
     "path": "/models/epoch_1",
     "pipeline_id": "p-1",
     "pool": "default",
+    "python_time": 1_000_000_000,
     "queue_depth": 2,
     "queue_time": 500_000_000,
+    "reason": "it went wrong",
+    "result": "error",
     "run_id": "run_123",
+    "serialize_time": 20_000_000,
     "size": 36_718,
     "size_bytes": 4_096,
     "split": "test",
+    "stacktrace": ["a.py:1", "b.py:2"],
     "stage": "load",
     "stage_index": 2,
     "stage_name": "load",
     "step": 7,
     "success": True,
+    "tokens": 512,
+    "tokens_per_second": 256.0,
     "total_epochs": 3,
     "total_steps": 100,
     "type": "gpu",
@@ -89,6 +105,8 @@ STEP = {
     "training.loss": 2.5,
     "training.gradient.norm": 1.5,
 }
+CALL = {"calls": 1, "call.duration": 2.0}
+INFERRED = {"inference.duration": 2.0, "inference.items": 32, "inference.batch.size": 32}
 CHECKPOINT = {"training.checkpoints": 1}
 EXPECTED = {
     "crucible_kitchen.workflow.run.start": Becomes(
@@ -135,6 +153,21 @@ EXPECTED = {
     "crucible_framework.stage.start": Becomes("run_stage load", {"stage.active": 1}),
     "crucible_framework.stage.stop": STAGE_END,
     "crucible_framework.stage.exception": STAGE_END,
+    "crucible_deployment.inference.start": Becomes("predict llama", {"inference.duration": None}),
+    "crucible_deployment.inference.stop": Becomes("predict", INFERRED),
+    "crucible_deployment.inference.exception": Becomes("predict", {"inference.duration": 2.0, "inference.items": None}),
+    "snakepit.call.start": Becomes("call numpy.linalg.svd", {"calls": None, "call.duration": None}),
+    "snakepit.call.stop": Becomes(
+        "call numpy.linalg.svd",
+        {
+            **CALL,
+            "call.queue.duration": 0.5,
+            "call.serialize.duration": 0.02,
+            "call.execute.duration": 1.0,
+            "call.deserialize.duration": 0.01,
+        },
+    ),
+    "snakepit.call.exception": Becomes("call numpy.linalg.svd", {**CALL, "call.execute.duration": None}),
     "snakepit.pool.checkout": Becomes("", {"pool.task.wait_time": 0.5}),
     "snakepit.pool.checkin": Becomes("", {"pool.task.duration": 0.25}),
     "snakepit.pool.size": Becomes(
@@ -148,6 +181,9 @@ EXPECTED = {
     ),
     "snakepit.serialize.stop": Becomes("", {"serialization.duration": 2.0, "serialization.size": 4_096}),
     "snakepit.ml.tensor_op": Becomes("", {"tensor_op.duration": 2.0, "tensor_op.size": 18 + 8}),
+    "snakepit.ml.inference": Becomes(
+        "predict llama", {**INFERRED, "inference.tokens": 512, "inference.throughput": 256.0}
+    ),
     "snakepit.ml.train_step": Becomes(
         "",
         {
@@ -213,7 +249,13 @@ def test_an_alias_becomes_its_telemetry(capture: Capture, name: str) -> None:
     carried = [record.attributes for record in capture.logs] + [span.attributes for span in capture.spans]
     attributes = {field.name: field.attribute for field in spec.fields if field.attribute and field.type != "map"}
     times = {field.name for field in spec.fields if field.unit == "ns"}
-    words = {"success": "success", "input_shapes": "[[2,3],[3,4]]", "output_shape": (2, 4)}
+    words = {
+        "success": "success",
+        "result": "failure",
+        "input_shapes": "[[2,3],[3,4]]",
+        "output_shape": (2, 4),
+        "stacktrace": ("a.py:1", "b.py:2"),
+    }
     for attached in carried:
         assert alias.family == attached["crucible.source"]
         for seed, ours in alias.fields.items():

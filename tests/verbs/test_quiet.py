@@ -72,6 +72,18 @@ def course() -> list[Any]:
     cx.memory.release(8, type="gpu", device=0)
     cx.serialization.record(duration_s=0.1, nbytes=8, direction="decode", format="json")
     cx.tensor_op(duration_s=0.1, op="sum", input_shapes=[(2, 2)], output_shape=())
+    with cx.call("numpy", "sum", bytes=5) as call:
+        call.timing(queue_ns=1, execute_ns=2)
+        call.io(3)
+        call.set(x=1)
+    with cx.inference("m", batch_size=4, device="cpu") as inference:
+        inference.tokens(5)
+    seen += [cx.call("builtins", "max").run(max, 1, 2), cx.inference("m")(min)(1, 2)]
+    seen += [list(cx.call("a", "b").run(numbers)), asyncio.run(cx.call("a", "b").run(coroutine))]
+    started = cx.snakepit.call_start("svd", {"library": "numpy"})
+    cx.snakepit.call_stop(started, {"operation": "svd"}, {"python_time": 1})
+    cx.snakepit.inference(5, 1, "m", tokens=5)
+    cx.snakepit.pool_size("p", 2, 1, 1)
     pool = cx.pool("p", size=2)
     pool.size(total=3, queue_depth=1)
     with pool.checkout("w", wait_s=0.1) as task:
@@ -156,6 +168,24 @@ def test_switched_off_a_decorator_returns_the_function_itself(capture: Capture) 
     assert numbers is cx.stage("s")(numbers)
     assert numbers is cx.span("s")(numbers)
     assert numbers is cx.workflow("s")(numbers)
+    assert numbers is cx.call("a", "b")(numbers)
+    assert numbers is cx.inference("m")(numbers)
+
+
+def test_switched_off_bad_values_are_not_even_looked_at(capture: Capture, caplog: pytest.LogCaptureFixture) -> None:
+    """No warning about what nobody records."""
+    capture.configure(enabled=False)
+    caplog.clear()
+    cx.memory.allocate(-1)
+    cx.serialization.record(duration_s=-1, direction="sideways")
+    cx.tensor_op(duration_s=-1, op="sum", input_shapes=5)  # type: ignore[arg-type]
+    cx.pool("p").size(total=-1)
+    with cx.call("a", "b", bytes=-1) as call, cx.inference("m", batch_size=-1) as inference:
+        call.timing(queue_ns=-1)
+        inference.tokens(-1)
+    cx.snakepit.call_stop(cx.snakepit.call_start("svd") + 10**18)
+    cx.snakepit.pool_checkout(-1, "p")
+    assert [] == caplog.records
 
 
 def test_what_was_decorated_before_does_nothing_once_switched_off(capture: Capture) -> None:
@@ -187,6 +217,8 @@ def makers() -> dict[str, Callable[[], Any]]:
         "checkpoint": lambda: cx.train("m").checkpoint("c"),
         "step": lambda: next(iter(cx.train("m").steps([1])))[1],
         "epoch": lambda: next(iter(cx.train("m").epochs(1))),
+        "call": lambda: cx.call("a", "b"),
+        "inference": lambda: cx.inference("m"),
         "pool": lambda: cx.pool("p", size=1),
         "checkout": lambda: cx.pool("p").checkout(),
     }
