@@ -8,7 +8,6 @@ from typing import Final
 
 from opentelemetry.metrics import Meter
 
-from crucible_otel.gpu import telling
 from crucible_otel.gpu.instruments import Instruments
 from crucible_otel.gpu.sampler import Sampler, Subscription
 from crucible_otel.gpu.shared import sampler, source
@@ -45,7 +44,7 @@ class GpuExport:
         if self._subscription is None or not self._subscription.active:
             self._sampler.wanted = self._devices
             self._sampler.on_unavailable, self._sampler.on_unknown = self._unavailable, self._unknown
-            self._subscription = self._sampler.subscribe(self._interval_s, telling.sample, detailed=False)
+            self._subscription = self._sampler.subscribe(self._interval_s, _enough, detailed=False)
 
     def leave(self, timeout_s: float = LAST_SAMPLE_S) -> None:
         """Take a last sample, if that is quick, and sample no more; what was sampled can still be collected."""
@@ -86,6 +85,10 @@ def start(meter: Meter, *, mode: str, interval_s: float, devices: Sequence[str])
         _say_none(mode == "on", "the driver's library was not found")
         return None
     return GpuExport(meter, interval_s=interval_s, devices=devices, insist=mode == "on")
+
+
+def _enough(snapshot: GpuSnapshot) -> None:
+    """Do nothing: the instruments look the last snapshot up when they are asked."""
 
 
 def _say_none(insist: bool, reason: str) -> None:

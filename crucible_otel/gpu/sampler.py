@@ -41,12 +41,18 @@ class Subscription:
 
     @property
     def active(self) -> bool:
-        """Whether it gets samples, or would if it wanted them now."""
+        """Whether it holds: not after its end, nor in a forked child."""
         return self._sampler.has(self)
 
-    def set_interval(self, interval_s: float | None) -> None:
-        """Have samples this often from now on, the first at once; None for none until further notice."""
-        self.interval_s, self.due_s = interval_s, float("-inf")
+    def set_interval(self, interval_s: float | None, *, at_once: bool = True) -> None:
+        """Have samples this often from now on.
+
+        Args:
+            interval_s: Seconds between two; None for none until further notice.
+            at_once: Whether the first comes now, and not after an interval.
+        """
+        self.due_s = float("-inf") if at_once or interval_s is None else time.monotonic() + interval_s
+        self.interval_s = interval_s
         self._sampler.wake()
 
     def close(self, timeout_s: float = 0.0) -> bool:
@@ -67,6 +73,7 @@ class Sampler:
     Args:
         make: Makes the backend, on that thread.
         ownership: Makes what decides which devices this process reports, on that thread.
+        on_sample: Called on that thread with every snapshot, before the subscribers.
         on_unavailable: Called on that thread with the reason when there is nothing to sample.
         on_lost: See :class:`crucible_otel.gpu.watch.Watch`.
         on_fault: See there.
@@ -84,6 +91,7 @@ class Sampler:
         make: Callable[[], GpuBackend],
         ownership: Callable[[], Ownership],
         *,
+        on_sample: Callable[[GpuSnapshot], object] = lambda snapshot: None,
         on_unavailable: Callable[[str], object] = lambda reason: None,
         on_lost: Callable[[DeviceState, str], object] = lambda state, reason: None,
         on_fault: Callable[[DeviceState, int], object] = lambda state, code: None,
@@ -92,7 +100,7 @@ class Sampler:
         slow_every_s: float = SLOW_EVERY_S,
     ) -> None:
         self._make, self._make_ownership, self._slow_every_s = make, ownership, slow_every_s
-        self.on_unavailable, self.on_unknown = on_unavailable, on_unknown
+        self._on_sample, self.on_unavailable, self.on_unknown = on_sample, on_unavailable, on_unknown
         self._on_lost, self._on_fault, self._on_error = on_lost, on_fault, on_error
         self.wanted: tuple[str, ...] = ()
         self.snapshot: GpuSnapshot = EMPTY
@@ -162,8 +170,8 @@ class Sampler:
     # -- for subscriptions -------------------------------------------------------------------------------------------
 
     def has(self, subscription: Subscription) -> bool:
-        """Whether a subscription holds, and there is somebody who serves it."""
-        return subscription in self._subscriptions and self.running
+        """Whether a subscription holds."""
+        return subscription in self._subscriptions
 
     def wake(self) -> None:
         """Have the thread look again at what is wanted."""
@@ -260,9 +268,10 @@ class Sampler:
             # On a grid, so that a slow reading makes no drift; what was missed is not made up for.
             late = each.due_s + (each.interval_s or 0) <= now_s
             each.due_s = now_s + (each.interval_s or 0) if late else each.due_s + (each.interval_s or 0)
-        for each in subscriptions if everybody else due:
+        wanting = subscriptions if everybody else due
+        for on_sample in (self._on_sample, *(each.on_sample for each in wanting)):
             try:
-                each.on_sample(snapshot)
+                on_sample(snapshot)
             except Exception as error:
                 self._on_error(error)
 

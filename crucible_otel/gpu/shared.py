@@ -72,6 +72,7 @@ def sampler() -> Sampler:
             _sampler = Sampler(
                 given.make,
                 lambda: Ownership(given.folder()),
+                on_sample=telling.sample,
                 on_lost=telling.lost,
                 on_fault=telling.xid,
                 on_error=telling.failed_inside,

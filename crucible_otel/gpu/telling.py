@@ -7,10 +7,10 @@ from typing import Any
 from crucible_otel.events.runtime import Runtime, runtime
 from crucible_otel.events.scope import Scope
 from crucible_otel.gpu.snapshot import DeviceState, GpuSnapshot
-from crucible_otel.semconv.gpu import LOST, SAMPLE, XID
+from crucible_otel.semconv.gpu import LOST, SAMPLE, SCOPE, XID
 from crucible_otel.semconv.training import TRAINING
 
-__all__ = ["failed_inside", "lost", "sample", "sampled_fields", "xid"]
+__all__ = ["failed_inside", "lost", "sample", "sampled_fields", "used", "xid"]
 
 _MIB = 1024 * 1024
 
@@ -22,8 +22,9 @@ def sample(snapshot: GpuSnapshot) -> None:
         return
     scope = _innermost(now)
     for state in snapshot.devices:
-        if not state.lost:
-            now.point(SAMPLE, sampled_fields(state), _device(state), scope=scope)
+        fields = sampled_fields(state)
+        if fields and not state.lost:
+            now.point(SAMPLE, fields, _device(state), scope=scope)
 
 
 def lost(state: DeviceState, reason: str) -> None:
@@ -36,6 +37,11 @@ def xid(state: DeviceState, code: int) -> None:
     """Say that the driver reported an error."""
     now = runtime()
     now.point(XID, {}, {"code": code, **_device(state)}, scope=_innermost(now))
+
+
+def used(name: str, measurements: dict[str, Any], estimated: bool) -> None:
+    """Say what a block of code used of the GPUs, in the trace of whoever ran it."""
+    runtime().point(SCOPE, measurements, {"name": name, "estimated": estimated})
 
 
 def failed_inside(error: Exception) -> None:

@@ -30,6 +30,8 @@ PIPE: Final = "crucible.gpu.pipe.kind"
 CAUSE: Final = "crucible.gpu.remap.cause"
 MIG_PROFILE: Final = "crucible.gpu.mig.profile"
 PCI: Final = "crucible.gpu.pci.address"
+SCOPE_ENERGY: Final = "crucible.gpu.scope.energy"
+SCOPE_ESTIMATED: Final = "crucible.gpu.scope.energy_estimated"
 
 APPLICATION_CLOCKS: Final = "application_clocks"
 BOARD_LIMIT: Final = "board_limit"
@@ -215,8 +217,44 @@ LOST: Final = Event(
     fields=(Field(name="reason", attribute="crucible.gpu.lost.reason", brief="What the driver said."), _DEVICE, _UUID),
 )
 
+SCOPE: Final = Event(
+    name="crucible.gpu.scope",
+    brief="A block of code ended whose use of the GPUs was measured.",
+    fields=(
+        Field(name="name", attribute="crucible.gpu.scope.name", brief="Name of the block."),
+        Field(
+            name="energy_j",
+            attribute=SCOPE_ENERGY,
+            unit="J",
+            brief="Energy that the GPUs used meanwhile.",
+            measurement=True,
+            type="double",
+        ),
+        Field(
+            name="estimated",
+            attribute=SCOPE_ESTIMATED,
+            brief="Whether the energy of a GPU is integrated power, because it has no counter.",
+            type="boolean",
+        ),
+        Field(
+            name="mean",
+            attribute="crucible.gpu.scope.mean",
+            brief="Means over the GPUs and the samples.",
+            measurement=True,
+            type="map",
+        ),
+        Field(
+            name="max",
+            attribute="crucible.gpu.scope.max",
+            brief="Maxima over the GPUs and the samples.",
+            measurement=True,
+            type="map",
+        ),
+    ),
+)
+
 OPERATIONS: Final = ()
-EVENTS: Final = (SAMPLE, XID, LOST)
+EVENTS: Final = (SAMPLE, XID, LOST, SCOPE)
 
 
 def _alias(name: str, brief: str, measurements: str) -> Alias:
