@@ -294,6 +294,7 @@ NONFINITE_EVENT: Final = Event(
             Field(name="value", attribute="crucible.training.nonfinite.value", brief="NaN, Infinity or -Infinity."),
             STEP,
             EPOCH,
+            TOTAL_STEPS,
         ),
         _IN_RUN,
     ),

@@ -31,7 +31,7 @@ def test_a_loss_that_is_not_finite_is_told_once_a_transition(capture: Capture) -
     clock = capture.stopped()
     seen = listen("crucible.training.nonfinite")
     gauge = []
-    with cx.train("m") as run, run.epoch(2):
+    with cx.train("m", total_steps=9) as run, run.epoch(2):
         for loss in (1.0, NAN, NAN, INF, 2.0, -INF, 3.0):
             clock.advance(0.1)
             run.step(loss=loss)
@@ -39,13 +39,14 @@ def test_a_loss_that_is_not_finite_is_told_once_a_transition(capture: Capture) -
     assert [1.0, None, None, None, 2.0, None, 3.0] == gauge
     assert (7, 4) == (capture.value(name("steps")), capture.value(name("nonfinite"), crucible__training__signal="loss"))
     events = capture.events(name("nonfinite"))
-    assert [("ERROR", "loss", "NaN", 2, 2), ("ERROR", "loss", "-Infinity", 6, 2)] == [
+    assert [("ERROR", "loss", "NaN", 2, 2, 9), ("ERROR", "loss", "-Infinity", 6, 2, 9)] == [
         (
             record.severity_text,
             record.attributes[name("signal")],
             record.attributes[name("nonfinite.value")],
             record.attributes[name("step")],
             record.attributes[name("epoch")],
+            record.attributes[name("max_steps")],
         )
         for record in events
     ]
