@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from crucible_otel.verbs import dataset as dataset
     from crucible_otel.verbs import memory as memory
     from crucible_otel.verbs import serialization as serialization
+    from crucible_otel.verbs import snakepit as snakepit
     from crucible_otel.verbs.attaching import attach_handler as attach_handler
     from crucible_otel.verbs.attaching import detach as detach
     from crucible_otel.verbs.attaching import handlers as handlers
+    from crucible_otel.verbs.call import call as call
     from crucible_otel.verbs.emit import emit_checkpoint as emit_checkpoint
     from crucible_otel.verbs.emit import emit_dataset_batch as emit_dataset_batch
     from crucible_otel.verbs.emit import emit_dataset_load as emit_dataset_load
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from crucible_otel.verbs.emit import emit_evaluation as emit_evaluation
     from crucible_otel.verbs.emit import emit_step as emit_step
     from crucible_otel.verbs.emit import execute as execute
+    from crucible_otel.verbs.inference import inference as inference
     from crucible_otel.verbs.pool import pool as pool
     from crucible_otel.verbs.spans import end_span as end_span
     from crucible_otel.verbs.spans import span as span
@@ -63,6 +66,7 @@ _HOMES = {
     "UnknownNameError": "errors",
     "attach": "_setup",
     "attach_handler": "verbs.attaching",
+    "call": "verbs.call",
     "configure": "_setup",
     "current_run": "verbs.training",
     "dataset": "verbs.dataset:",
@@ -78,9 +82,11 @@ _HOMES = {
     "execute": "verbs.emit",
     "gpu": "gpu:",
     "handlers": "verbs.attaching",
+    "inference": "verbs.inference",
     "memory": "verbs.memory:",
     "pool": "verbs.pool",
     "serialization": "verbs.serialization:",
+    "snakepit": "verbs.snakepit:",
     "span": "verbs.spans",
     "stage": "verbs.workflow",
     "start_span": "verbs.spans",
@@ -101,6 +107,7 @@ __all__ = [
     "UnknownNameError",
     "attach",
     "attach_handler",
+    "call",
     "configure",
     "current_run",
     "dataset",
@@ -116,9 +123,11 @@ __all__ = [
     "execute",
     "gpu",
     "handlers",
+    "inference",
     "memory",
     "pool",
     "serialization",
+    "snakepit",
     "span",
     "stage",
     "start_span",
