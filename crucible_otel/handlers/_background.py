@@ -79,6 +79,7 @@ class Background(Generic[T]):
         self._dropped_seen = 0
         self._delivered = 0
         self._late = False
+        self._over = False
 
     def offer(self, item: T) -> bool:
         """Queue an item.
@@ -144,7 +145,7 @@ class Background(Generic[T]):
         self._urgent.release()
         with self._lock:  # held by who starts the thread: one that is being started is not alive yet
             thread = self._thread
-            if thread is None or not thread.is_alive():
+            if thread is None or self._over or not thread.is_alive():
                 self._work(self._queue, wait=False)  # nothing was ever queued, or no thread can start any more
 
     def _start(self) -> None:
@@ -179,7 +180,14 @@ class Background(Generic[T]):
                     batch.append(entry)
             except Empty:
                 if not batch:
-                    return
+                    if not wait:
+                        return
+                    with self._lock:
+                        # A thread is alive for a moment after it has looked for the last time.
+                        self._over = queue.empty()
+                    if self._over:
+                        return
+                    continue
             if batch:
                 self._hand_over(batch)
             if mark is not None:

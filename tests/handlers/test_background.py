@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from typing import Any
+
+import pytest
 
 from crucible_otel.handlers._background import Background
 
@@ -46,6 +49,26 @@ def test_the_thread_ends_with_the_close() -> None:
     assert background.close()
     thread.join(30)
     assert not thread.is_alive()
+
+
+def test_a_flush_after_the_close_is_not_left_to_a_thread_that_is_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has looked for the last time and is alive for a moment more."""
+    looked, gate = threading.Event(), threading.Event()
+    work = Background._work
+
+    def lingering(self: Any, queue: Any, wait: bool = True) -> None:
+        work(self, queue, wait)
+        if wait:
+            looked.set()
+            gate.wait(30)
+
+    monkeypatch.setattr(Background, "_work", lingering)
+    background = make([])
+    background.offer(1)
+    assert background.close()
+    assert looked.wait(30)
+    assert background.flush(0.5)
+    gate.set()
 
 
 def test_a_closed_queue_is_freed() -> None:
