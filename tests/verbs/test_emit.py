@@ -18,12 +18,14 @@ pytestmark = pytest.mark.usefixtures("fresh", "no_complaints")
 
 SAMPLES: dict[str, Any] = {
     "accuracy": 0.75,
+    "allocated_mb": 100,
     "batch": 4,
     "batch_idx": 11,
     "batch_size": 32,
     "busy": 5,
     "busy_time": 250_000_000,
     "bytes": 4_096,
+    "celsius": 71.0,
     "checkpoint_name": "epoch_1",
     "checkpoint_path": "/models/epoch_1",
     "config": {"epochs": 2, "optimizer": {"lr": 0.1}},
@@ -38,7 +40,9 @@ SAMPLES: dict[str, Any] = {
     "error_type": "ValueError",
     "final_loss": 0.125,
     "format": "arrow",
+    "free_mb": 300,
     "function": "linalg.svd",
+    "gpu_percent": 93.0,
     "grad_norm": 1.5,
     "gradient_norm": 1.5,
     "idle": 3,
@@ -48,8 +52,10 @@ SAMPLES: dict[str, Any] = {
     "kind": "error",
     "learning_rate": 0.001,
     "library": "numpy",
+    "limit_watts": 400.0,
     "loss": 2.5,
     "lr": 0.001,
+    "memory_percent": 40.0,
     "metrics": {"accuracy": 0.91, "f1": 0.88},
     "model": "llama",
     "model_name": "llama",
@@ -68,6 +74,7 @@ SAMPLES: dict[str, Any] = {
     "queue_depth": 2,
     "queue_time": 500_000_000,
     "reason": "it went wrong",
+    "reserved_mb": 200,
     "result": "error",
     "run_id": "run_123",
     "serialize_time": 20_000_000,
@@ -83,8 +90,11 @@ SAMPLES: dict[str, Any] = {
     "tokens": 512,
     "tokens_per_second": 256.0,
     "total_epochs": 3,
+    "total_mb": 500,
     "total_steps": 100,
     "type": "gpu",
+    "used_mb": 200,
+    "watts": 250.0,
     "worker_id": "w1",
     "workflow": "finetune",
 }
@@ -194,6 +204,12 @@ EXPECTED = {
             "training.step.duration": 2.0,
         },
     ),
+    # Reported by observable instruments, which no event feeds.
+    "snakepit.gpu.memory.sampled": Becomes("", {}),
+    "snakepit.gpu.utilization.sampled": Becomes("", {}),
+    "snakepit.gpu.temperature.sampled": Becomes("", {}),
+    "snakepit.gpu.power.sampled": Becomes("", {}),
+    "snakepit.memory.gpu": Becomes("", {}),
 }
 
 
