@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from crucible_otel.otel.feeds import compiled
 from crucible_otel.otel.handle import Handle, Owner, generate, measured, suspicious
-from crucible_otel.otel.labels import label
+from crucible_otel.otel.labels import label, labelling
 from crucible_otel.otel.sequence import in_order
 from crucible_otel.otel.values import cleaned, settled, spelled
 from crucible_otel.semconv.model import Event as EventSpec
@@ -34,6 +34,7 @@ class Family:
         width: Entries of the buffer a record takes.
         gauges: Indices of the columns whose values are gauges of numbers.
         full: Length of the buffer at which the thread that makes the next record folds.
+        labels: The fields whose values are the attributes of its series, in order, with what makes these of them.
         timed: Names of the columns that are durations: seconds here, nanoseconds on the bus.
         interval_s: Least time between two log events of a handle.
     """
@@ -59,20 +60,18 @@ class Family:
         )
         self._number, self._duration = place.get(spec.sequence, 0), place.get("duration", 0)
         self.timed = frozenset(field.name for field in spec.fields if field.unit == "ns") & {*self.columns}
-        self._fields = {field.attribute: field.name for field in spec.fields if field.attribute}
+        fields = {field.attribute: field.name for field in spec.fields if field.attribute}
+        self.labels = tuple((fields[name], labelling(fields[name])) for name in group.attributes)
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._build: Callable[..., Any] | None = None
 
     # -- handles -----------------------------------------------------------------------------------------------------
 
-    def labels(self) -> tuple[str, ...]:
-        """Return the fields whose values are the attributes of its series, in order."""
-        return tuple(self._fields[name] for name in self.group.attributes)
-
     def shared_owner(self, labels: Sequence[object]) -> Owner:
         """Return an owner that is nobody in particular; its events say what the attributes of its series say."""
-        told = zip(self.labels(), labels, strict=False)
-        return Owner(self.group.series(labels), None, {name: value for name, value in told if value not in (None, "")})
+        told = zip(self.labels, labels, strict=False)
+        fields = {name: value for (name, _), value in told if value not in (None, "")}
+        return Owner(self.group.series(labels), None, fields)
 
     def handle(self, owner: Owner, *, silent: bool = False) -> Handle:
         """Return a handle for an owner; a silent one leaves it to its user to tell handlers."""

@@ -23,7 +23,7 @@ from crucible_otel.otel.engine import Engine
 from crucible_otel.otel.exceptions import described, message
 from crucible_otel.otel.handle import Handle
 from crucible_otel.otel.labelling import Plan
-from crucible_otel.otel.labels import label, labelling
+from crucible_otel.otel.labels import label
 from crucible_otel.otel.parts import divide
 from crucible_otel.otel.values import spelled
 from crucible_otel.semconv.model import Event as EventSpec
@@ -210,7 +210,7 @@ class TelemetryProjection:
     def _raw_handle(self, spec: EventSpec, metadata: Mapping[str, Any]) -> Handle:
         family, scope = self._engine.families[spec.name], innermost(TRAINING.name)
         inherited = scope.inherited if scope is not None else {}
-        labels = tuple(labelling(name)(metadata.get(name)) or label(inherited.get(name)) for name in family.labels())
+        labels = tuple(read(metadata.get(name)) or label(inherited.get(name)) for name, read in family.labels)
         if scope is None or not spec.sequence:  # only what is numbered belongs to the run
             return self._engine.bound(spec, labels, silent=True)
         key = "raw " + spec.name

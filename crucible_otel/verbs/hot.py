@@ -8,7 +8,6 @@ from typing import Any, ParamSpec
 
 from crucible_otel.events.runtime import runtime
 from crucible_otel.otel.current import engine_of
-from crucible_otel.otel.labels import labelling
 from crucible_otel.semconv.model import Event
 
 P = ParamSpec("P")
@@ -43,19 +42,21 @@ def record(spec: Event, measurements: dict[str, Any], metadata: dict[str, Any]) 
     current = runtime()
     if not current.enabled:
         return
-    if current.projection is None or current.bus.wants(spec.name):
+    if current.bus.wants(spec.name):
         current.execute(spec.name, _known(measurements), _known(metadata))
-        return
-    engine = engine_of(current)
-    family = engine.families[spec.name]
-    handle = engine.bound(spec, [labelling(name)(metadata.get(name)) for name in family.labels()], silent=True)
-    if spec.logged and engine.clock.now() >= handle.due_s:
-        current.execute(spec.name, _known(measurements), _known(metadata))
-        return
-    timed = family.timed
-    handle.record(
-        **{name: value * 1e-9 if name in timed and value is not None else value for name, value in measurements.items()}
-    )
+    elif current.projection is not None:
+        engine = engine_of(current)
+        family = engine.families[spec.name]
+        labels = tuple([read(metadata.get(name)) for name, read in family.labels])
+        handle = engine.bound(spec, labels, silent=True)
+        if spec.logged and engine.clock.now() >= handle.due_s:
+            current.execute(spec.name, _known(measurements), _known(metadata))
+            return
+        values = dict(measurements) if family.timed else measurements
+        for name in family.timed:
+            if values.get(name) is not None:
+                values[name] *= 1e-9
+        handle.record(**values)
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, cast
+from typing import cast
 
 from crucible_otel.events.names import text
 from crucible_otel.events.outcome import result_of, type_name
@@ -68,6 +68,7 @@ class Pool:
         if set(told.values()) != {None}:
             record(SIZE_EVENT, told, {"pool": self.name})
 
+    @quietly
     def _count(self) -> None:
         """Report what is known by counting.
 
@@ -187,10 +188,5 @@ def pool(name: str, *, size: int | None = None) -> Pool:
     if not runtime().enabled:
         return cast("Pool", QuietPool(text(name)))
     made = Pool(text(name), whole(size, "pool(size)", least=0))
-    _first(made)
-    return made
-
-
-@quietly
-def _first(made: Any) -> None:
     made._count()
+    return made
