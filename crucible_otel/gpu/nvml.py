@@ -152,7 +152,8 @@ class NvmlBackend:
         """
         if device.divided:  # its instances have the processes
             return ProcessReading()
-        listed = as_list(self._calls[device.uuid].call("nvmlDeviceGetComputeRunningProcesses"))
+        # By their versions: with a driver that has only the older, the name without one raises pynvml's own error.
+        listed = as_list(self._calls[device.uuid].first(_PROCESSES))
         own = [each.usedGpuMemory for each in listed if each.pid == os.getpid() and each.usedGpuMemory is not None]
         return ProcessReading(memory_bytes=sum(own) if own else None)
 
@@ -162,7 +163,7 @@ class NvmlBackend:
         while self._faults is not None and len(found) < _MOST_FAULTS:
             try:
                 event = self._library.nvmlEventSetWait_v2(self._faults, 0)
-            except (self._library.NVMLError, AttributeError):  # as a rule: none has come in no time
+            except Exception:  # as a rule: none has come in no time
                 break
             uuid = self._by_handle.get(_address(event.device))
             if uuid is not None and event.eventType & self._library.nvmlEventTypeXidCriticalError:
@@ -240,7 +241,7 @@ class NvmlBackend:
     def _safely(self, call: Any, *args: Any) -> Any:
         try:
             return call(*args)
-        except self._library.NVMLError:
+        except Exception:  # pynvml has errors besides NVML's
             return None
 
 
@@ -250,6 +251,7 @@ _INSTEAD: Final[Mapping[str, str]] = {
     "power_limit_w": "nvmlDeviceGetEnforcedPowerLimit",
 }
 """What drivers answer that do not have the field of it yet; in thousandths."""
+_PROCESSES: Final = ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2")
 _ENGINES: Final[Mapping[str, str]] = {
     "encoder": "nvmlDeviceGetEncoderUtilization",
     "decoder": "nvmlDeviceGetDecoderUtilization",

@@ -77,7 +77,7 @@ class Calls:
         except self._library.NVMLError as error:
             self.failed(key, int(error.value))
             return None
-        except AttributeError:  # a pynvml that is older than the function
+        except Exception:  # pynvml has errors of its own, and may be older than the function
             self._never.add(key)
             return None
         self._failed.pop(key, None)
