@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import cast
 
@@ -28,6 +29,7 @@ class Pool:
         self._counts = total is not None
         self._busy: set[Checkout] = set()
         self._waiting: set[Checkout] = set()
+        self._process = os.getpid()
 
     def checkout(self, worker_id: object = None, *, wait_s: float | None = None, waiting: bool = False) -> Checkout:
         """Use a worker during a block, which is how long it is busy.
@@ -67,6 +69,13 @@ class Pool:
             self._counts = False
         if set(told.values()) != {None}:
             record(SIZE_EVENT, told, {"pool": self.name})
+
+    def _forget_parent(self) -> None:
+        """Leave the workers of the process that this one was forked from to that."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._busy.clear()
+            self._waiting.clear()
 
     @quietly
     def _count(self) -> None:
@@ -128,6 +137,7 @@ class Checkout:
 def _begin(checkout: Checkout) -> None:
     checkout._began_s = runtime().clock.now()
     pool = checkout._pool
+    pool._forget_parent()
     if checkout._waiting:
         pool._waiting.add(checkout)
         pool._count()
@@ -161,9 +171,10 @@ def _end(checkout: Checkout, error: BaseException | None) -> None:
     if began_s is None:
         return
     checkout._began_s = None
+    pool._forget_parent()
     if checkout in pool._waiting:
         pool._waiting.discard(checkout)
-    else:
+    elif checkout in pool._busy:
         pool._busy.discard(checkout)
         failed = error is not None and result_of(error) in _FAILED
         told = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from typing import Any
 
@@ -182,6 +183,30 @@ def test_a_generator_that_is_abandoned_returns_its_worker(capture: Capture) -> N
     assert {"idle": 0, "busy": 1} == workers(capture)
     del generator
     assert {"idle": 1, "busy": 0} == workers(capture)
+
+
+def test_a_forked_child_leaves_its_parents_workers_alone(capture: Capture) -> None:
+    """It neither returns them nor counts them; its own are counted."""
+    capture.configure()
+    pool = cx.pool("p", size=2)
+    seen = listen("crucible.pool.checkin", "crucible.pool.size")
+    parents = pool.checkout()
+    parents.__enter__()
+    read, write = os.pipe()
+    if os.fork() == 0:
+        del seen[:]
+        with pool.checkout():
+            pass
+        told = [(event.rpartition(".")[2], values.get("busy")) for event, values, _ in seen]
+        del seen[:]
+        parents.__exit__(None, None, None)
+        told += [(event.rpartition(".")[2], values.get("busy")) for event, values, _ in seen]
+        os.write(write, repr(told).encode())
+        os._exit(0)
+    os.wait()
+    assert "[('size', 1), ('checkin', None), ('size', 0), ('size', 0)]" == os.read(read, 1000).decode()
+    parents.__exit__(None, None, None)
+    assert ({"idle": 2, "busy": 0}, 1) == (workers(capture), number(capture, "task.duration"))
 
 
 def test_handlers_get_every_one(capture: Capture) -> None:
