@@ -51,6 +51,7 @@ class NvmlBackend:
         self._library: Any = None
         self._calls: dict[str, Calls] = {}
         self._activities: dict[str, Activity] = {}
+        self._speeds: dict[str, dict[str, int | None]] = {}
         self._faults: Any = None
         self._by_handle: dict[int | None, str] = {}
 
@@ -91,7 +92,7 @@ class NvmlBackend:
         found: dict[str, Any] = {**_memory(self._library, calls), **self._activities[device.uuid].read()}
         if device.parent_uuid is not None:  # NVML has the rest only of the whole GPU
             return FastReading(**found)
-        _put(found, calls, FAST_FIELDS)
+        _put(found, calls, "fast", FAST_FIELDS)
         utilization = calls.call("nvmlDeviceGetUtilizationRates")
         if utilization is not None:
             found["utilization_ratio"] = utilization.gpu / 100
@@ -99,7 +100,7 @@ class NvmlBackend:
         die = calls.first(("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature"), 0)
         if die is not None:
             found["temperature_celsius"] = {"die": float(die), **found.get("temperature_celsius", {})}
-        clocks = {name: calls.call("nvmlDeviceGetClockInfo", kind) for name, kind in CLOCKS.items()}
+        clocks = self._clocks(calls, device.uuid, ("sm", "memory"))
         found["clock_hz"] = {name: float(mhz * _MHZ) for name, mhz in clocks.items() if mhz is not None}
         reasons = calls.first(("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"))
         if reasons is not None:
@@ -121,7 +122,7 @@ class NvmlBackend:
             return SlowReading()
         calls = self._calls[device.uuid]
         found: dict[str, Any] = {}
-        _put(found, calls, SLOW_FIELDS)
+        _put(found, calls, "slow", SLOW_FIELDS)
         for flag in ("remap_pending", "remap_failed", "recovery_needed"):
             if flag in found:
                 found[flag] = bool(found[flag])
@@ -136,6 +137,7 @@ class NvmlBackend:
             name: calls.call("nvmlDeviceGetTemperatureThreshold", kind) for name, kind in TEMPERATURE_LIMITS.items()
         }
         found["temperature_limit_celsius"] = {name: float(value) for name, value in limits.items() if value}
+        self._clocks(calls, device.uuid, ("graphics", "video"))
         highest = {name: calls.call("nvmlDeviceGetMaxClockInfo", kind) for name, kind in CLOCKS.items()}
         found["clock_limit_hz"] = {name: float(mhz * _MHZ) for name, mhz in highest.items() if mhz}
         return SlowReading(
@@ -180,6 +182,12 @@ class NvmlBackend:
             self._safely(self._library.nvmlEventSetFree, self._faults)
         self._safely(self._library.nvmlShutdown)
         self.__init__()  # type: ignore[misc]  # as new, for another open()
+
+    def _clocks(self, calls: Calls, uuid: str, names: Sequence[str]) -> Mapping[str, int | None]:
+        """Read these clocks, and return all: the others as they were read last."""
+        known = self._speeds.setdefault(uuid, {})
+        known.update({name: calls.call("nvmlDeviceGetClockInfo", CLOCKS[name]) for name in names})
+        return known
 
     # -- finding -----------------------------------------------------------------------------------------------------
 
@@ -271,8 +279,8 @@ def _memory(library: Any, calls: Calls) -> dict[str, int]:
     }
 
 
-def _put(found: dict[str, Any], calls: Calls, fields: tuple[Field, ...]) -> None:
-    for field, value in calls.fields(fields):
+def _put(found: dict[str, Any], calls: Calls, name: str, fields: tuple[Field, ...]) -> None:
+    for field, value in calls.fields(name, fields):
         if field.key:
             found.setdefault(field.target, {})[field.key] = value
         else:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from crucible_otel.gpu.backend import DeviceLostError
-from crucible_otel.gpu.nvml_fields import GONE, NEVER, UNION, UNKNOWN_VALUES, Field
+from crucible_otel.gpu.nvml_fields import GONE, NEVER, UNKNOWN_VALUES, VALUE_TYPES, WHOLE, Field
 
 __all__ = ["Calls", "as_list"]
 
 _LONGEST_PAUSE: Final = 64
 """Reads that are left out at most after a call has failed again and again."""
-_MAX_FIELDS: Final = 100
-"""Of one ``nvmlDeviceGetFieldValues``."""
+_ANSWER: Final = struct.Struct("=IIqqIIQ")
+"""``nvmlFieldValue_t``: field, scope, time, latency, type, return, value. ctypes attributes cost ten times as much."""
 
 
 class Calls:
@@ -33,7 +35,7 @@ class Calls:
         self._never: set[object] = set()
         self._failed: dict[object, int] = {}
         self._pause: dict[object, int] = {}
-        self._batches: dict[tuple[Field, ...], list[Field]] = {}
+        self._batches: dict[str, _Batch] = {}
 
     @property
     def never(self) -> frozenset[object]:
@@ -97,40 +99,43 @@ class Calls:
         times = self._failed[key] = self._failed.get(key, -1) + 1
         self._pause[key] = min(2**times - 1, _LONGEST_PAUSE)
 
-    def fields(self, wanted: tuple[Field, ...]) -> Iterable[tuple[Field, float]]:
+    def fields(self, name: str, wanted: tuple[Field, ...]) -> Iterator[tuple[Field, float]]:
         """Yield the fields that have a value, in one call for all.
+
+        Args:
+            name: Of this group of fields, always the same group.
+            wanted: The fields.
 
         Raises:
             DeviceLostError: The device is gone.
         """
-        batch = self._batches.setdefault(wanted, list(wanted))
-        if not batch:
+        batch = self._batches.get(name)
+        if batch is None:
+            batch = self._batches[name] = _Batch(self._library, wanted)
+        if not batch.fields:
             return
-        values = self.run(("fields", wanted), lambda: self._values(batch))
-        if values is None:
-            if ("fields", wanted) in self._never:  # one field that this driver does not know may spoil them all
-                self._never.discard(("fields", wanted))
-                batch[:] = [each for each in batch if self._known(each)]
+        answers = self.run(name, lambda: batch.ask(self.handle))
+        if answers is None:
+            if name in self._never:  # one field that this driver does not know may spoil them all
+                self._never.discard(name)
+                known = [each for each in batch.fields if self._known(each)]
+                self._batches[name] = _Batch(self._library, known)
             return
-        for field, value in zip(tuple(batch), values, strict=True):
-            if value.nvmlReturn:
-                self.failed(field.id, value.nvmlReturn)
-                if field.id in self._never:
-                    batch.remove(field)
+        unsupported = False
+        for field, (_, _, _, _, kind, code, raw) in zip(batch.fields, answers, strict=True):
+            if code:
+                self.failed(field.id, code)
+                unsupported = unsupported or field.id in self._never
                 continue
-            found = _value_of(value)
-            if found is not None:
-                yield field, found * field.scale
+            value = raw if kind in WHOLE else _decoded(kind, raw)
+            if value is not None and value not in UNKNOWN_VALUES:
+                yield field, value * field.scale
+        if unsupported:
+            left = [each for each in batch.fields if each.id not in self._never]
+            self._batches[name] = _Batch(self._library, left)
 
     def _known(self, field: Field) -> bool:
-        return self.run(field.id, lambda: self._values([field])) is not None
-
-    def _values(self, batch: list[Field]) -> list[Any]:
-        found: list[Any] = []
-        for start in range(0, len(batch), _MAX_FIELDS):
-            ids = [(field.id, field.scope) for field in batch[start : start + _MAX_FIELDS]]
-            found.extend(self._library.nvmlDeviceGetFieldValues(self.handle, ids))
-        return found
+        return self.run(field.id, lambda: _Batch(self._library, [field]).ask(self.handle)) is not None
 
     def _bound(self, name: str, *args: Any) -> Callable[[], Any]:
         return lambda: getattr(self._library, name)(self.handle, *args)
@@ -141,9 +146,36 @@ def as_list(found: Any) -> list[Any]:
     return list(found) if found is not None else []
 
 
-def _value_of(value: Any) -> float | None:
-    kind = value.valueType
-    found = getattr(value.value, UNION[kind]) if 0 <= kind < len(UNION) else None
-    if found is None or found in UNKNOWN_VALUES or not math.isfinite(found):
+class _Batch:
+    """The array that one call fills, made once: making it costs more than the call."""
+
+    def __init__(self, library: Any, fields: Iterable[Field]) -> None:
+        self.fields = tuple(fields)
+        self._library = library
+        self._array = (library.c_nvmlFieldValue_t * len(self.fields))()
+        for place, field in zip(self._array, self.fields, strict=True):
+            place.fieldId, place.scopeId = field.id, field.scope
+
+    def ask(self, handle: Any) -> list[tuple[Any, ...]]:
+        """Return the answers, one for each field.
+
+        Raises:
+            NVMLError: Of the call as a whole.
+        """
+        array = self._array
+        pointer = getattr(self._library, "_nvmlGetFunctionPointer", None)
+        if pointer is None:
+            array = self._library.nvmlDeviceGetFieldValues(handle, [(each.id, each.scope) for each in self.fields])
+        else:
+            code = pointer("nvmlDeviceGetFieldValues")(handle, len(self.fields), array)
+            if code:
+                raise self._library.NVMLError(code)
+        return list(_ANSWER.iter_unpack(array))
+
+
+def _decoded(kind: int, raw: int) -> float | None:
+    layout = VALUE_TYPES.get(kind)
+    if layout is None:
         return None
-    return float(found)
+    value: float = layout.unpack_from(raw.to_bytes(8, sys.byteorder))[0]
+    return value if math.isfinite(value) else None

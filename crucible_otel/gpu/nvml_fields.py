@@ -5,6 +5,7 @@ The numbers are NVML's own (``nvml.h``), written down here because a table must 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -35,8 +36,9 @@ __all__ = [
     "REASONS",
     "SLOW_FIELDS",
     "TEMPERATURE_LIMITS",
-    "UNION",
     "UNKNOWN_VALUES",
+    "VALUE_TYPES",
+    "WHOLE",
     "Field",
 ]
 
@@ -113,8 +115,12 @@ REASONS: Final[Mapping[int, str]] = {
 GPM_RATIOS: Final[Mapping[int, str]] = {2: "sm_active_ratio", 3: "sm_occupancy_ratio", 10: "dram_active_ratio"}
 GPM_PIPES: Final[Mapping[int, str]] = {5: "tensor", 11: "fp64", 12: "fp32", 13: "fp16", 4: "integer"}
 
-UNION: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
-"""The member of a field value's union, by its value type."""
+VALUE_TYPES: Final[Mapping[int, struct.Struct]] = {
+    number: struct.Struct(layout) for number, layout in enumerate(("=d", "=I", "@L", "=Q", "=q", "=i", "=H"))
+}
+"""How the value of a field is stored, by its type: double, unsigned, unsigned long, 64 bit, signed, signed, short."""
+WHOLE: Final = frozenset({3})
+"""The type that fills the eight bytes of a value, unsigned: it can be taken as it is."""
 UNKNOWN_VALUES: Final = frozenset({0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF})
 """What NVML puts where it has no value though the call succeeded."""
 

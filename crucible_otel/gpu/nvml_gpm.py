@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import struct
 from typing import Any
 
 from crucible_otel.gpu.nvml_calls import Calls
@@ -11,6 +13,8 @@ from crucible_otel.gpu.nvml_fields import GPM_PIPES, GPM_RATIOS
 __all__ = ["Activity"]
 
 _METRICS = (*GPM_RATIOS, *GPM_PIPES)
+_RESULT = struct.Struct(f"@IId{3 * struct.calcsize('P')}s")
+"""``nvmlGpmMetric_t``: metric, return, value, and three texts."""
 
 
 class Activity:
@@ -28,6 +32,7 @@ class Activity:
         self._samples: list[Any] = []
         self._taken = 0
         self._request: Any = None
+        self._results: Any = None
 
     def read(self) -> dict[str, Any]:
         """Return the ratios since the last call, as attributes of a reading; nothing on the first.
@@ -68,16 +73,18 @@ class Activity:
             request.version, request.numMetrics = self._library.NVML_GPM_METRICS_GET_VERSION, len(_METRICS)
             for index, metric in enumerate(_METRICS):
                 request.metrics[index].metricId = metric
+            size = ctypes.sizeof(self._library.c_nvmlGpmMetric_t)
+            place = type(request).metrics.offset
+            self._results = memoryview(request).cast("B")[place : place + size * len(_METRICS)]
         request.sample1, request.sample2 = before, now
         self._library.nvmlGpmMetricsGet(request)
         ratios: dict[str, Any] = {}
         pipes: dict[str, float] = {}
-        for index, metric in enumerate(_METRICS):
-            found = request.metrics[index]
-            if found.nvmlReturn or not math.isfinite(found.value):
+        for metric, (_, code, percent, _) in zip(_METRICS, _RESULT.iter_unpack(self._results), strict=True):
+            if code or not math.isfinite(percent):
                 continue
             if metric in GPM_RATIOS:
-                ratios[GPM_RATIOS[metric]] = found.value / 100
+                ratios[GPM_RATIOS[metric]] = percent / 100
             else:
-                pipes[GPM_PIPES[metric]] = found.value / 100
+                pipes[GPM_PIPES[metric]] = percent / 100
         return {**ratios, "pipe_active_ratio": pipes} if pipes else ratios

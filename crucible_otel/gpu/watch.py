@@ -23,6 +23,8 @@ __all__ = ["SLOW_EVERY_S", "Watch"]
 
 SLOW_EVERY_S: Final = 30.0
 """Least time between two slow readings of a device."""
+PROCESS_EVERY_S: Final = 10.0
+"""Least time between two looks at the processes of a device, which cost a driver more than anything else."""
 _FELL_OFF_THE_BUS: Final = 79
 """The XID after which a GPU is of no use any more."""
 
@@ -36,6 +38,8 @@ class _Watched:
         self.slow = SlowReading()
         self.slow_s = float("-inf")
         self.fast = FastReading()
+        self.process = ProcessReading()
+        self.process_s = float("-inf")
         self.lost = self.failed = False
 
 
@@ -91,7 +95,8 @@ class Watch:
         if watched.lost:
             return self._state(watched, owned)
         try:
-            process = backend.read_process(device)
+            if now_s - watched.process_s >= PROCESS_EVERY_S:
+                watched.process, watched.process_s = backend.read_process(device), now_s
             watched.fast = FastReading()
             if owned or detailed:
                 watched.fast = backend.read_fast(device)
@@ -104,7 +109,7 @@ class Watch:
             if owned:
                 self._on_lost(state, str(error))
             return state
-        return self._state(watched, owned, process)
+        return self._state(watched, owned, watched.process)
 
     def _state(self, watched: _Watched, owned: bool, process: ProcessReading | None = None) -> DeviceState:
         chosen, totals = watched.chosen, watched.totals

@@ -63,12 +63,12 @@ def test_a_lost_device_is_told_once_and_asked_no_more() -> None:
     watch.tick(0.0, 0)
     lost.lost = True
     watch.tick(1.0, 0)
-    asked = nvml.calls["read_process"]
+    asked = nvml.calls["read_fast"]
     last = watch.tick(2.0, 0)
 
     assert [("lost", lost.uuid, f"{lost.uuid} is lost")] == told
     assert [True, False] == [state.lost for state in last.devices]
-    assert 1 == nvml.calls["read_process"] - asked
+    assert 1 == nvml.calls["read_fast"] - asked
 
 
 def test_an_xid_is_told_and_counted() -> None:
@@ -93,6 +93,15 @@ def test_slow_readings_are_rare_and_kept() -> None:
 
     assert [(0.5,)] * 6 == found
     assert 2 == nvml.calls["read_slow"]
+
+
+def test_processes_are_looked_at_now_and_then() -> None:
+    """A driver takes longest for them; between two looks the last figure counts."""
+    nvml = FakeNvml([FakeGpu(process_memory_bytes=7)])
+    watch = watching(nvml)
+    found = [watch.tick(float(now_s), 0).devices[0].process.memory_bytes for now_s in range(0, 20, 2)]
+
+    assert ([7] * 10, 2) == (found, nvml.calls["read_process"])
 
 
 def test_what_another_process_reports_is_read_only_for_details() -> None:
