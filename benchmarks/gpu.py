@@ -2,8 +2,7 @@
 
     python -m benchmarks.gpu
 
-The library answers at once, so these are the costs of Python and of pynvml. What a real driver adds is measured by
-``python -m benchmarks.gpu_check`` on a machine that has one.
+The library answers at once, so these are the costs of Python and of pynvml, without what a real driver adds.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Final
 
 from opentelemetry.metrics import Meter
 
+from crucible_otel.gpu import telling
 from crucible_otel.gpu.instruments import Instruments
 from crucible_otel.gpu.sampler import Sampler, Subscription
 from crucible_otel.gpu.shared import sampler, source
@@ -81,10 +82,14 @@ def start(meter: Meter, *, mode: str, interval_s: float, devices: Sequence[str])
     """
     if mode == "off":
         return None
-    if not source().is_there():
-        _say_none(mode == "on", "the driver's library was not found")
+    try:
+        if source().is_there():
+            return GpuExport(meter, interval_s=interval_s, devices=devices, insist=mode == "on")
+    except Exception as error:  # as where no thread can be started: the rest of telemetry goes on without GPUs
+        telling.failed_inside(error)
         return None
-    return GpuExport(meter, interval_s=interval_s, devices=devices, insist=mode == "on")
+    _say_none(mode == "on", "the driver's library was not found")
+    return None
 
 
 def _enough(snapshot: GpuSnapshot) -> None:

@@ -101,6 +101,23 @@ def test_a_library_without_a_driver_is_said_from_the_thread(capture: Capture, ca
         assert [] == values(capture, "crucible.gpu.info")
 
 
+def test_an_error_of_ours_costs_the_gpu_metrics_only(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, configure() returns all the same, and the error is counted."""
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == GPU_THREAD:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with found(FakeNvml([FakeGpu()])):
+        capture.configure(gpu="on")
+
+    assert [] == capture.points("crucible.gpu.info")
+    assert 1 == capture.value("crucible.sdk.faults", crucible__sdk__component="gpu")
+
+
 def test_inside_pytest_and_when_off_nothing_is_looked_for(capture: Capture) -> None:
     """Unless it is asked for."""
     nvml = FakeNvml([FakeGpu()])
