@@ -19,6 +19,9 @@ CHILD_TIMEOUT_S = 2.0
 _LAST_S = 0.4
 """What remains of the time when deliveries still under way are made to give up, so that they can be counted."""
 
+_WORD_S = 0.3
+"""What is kept of the time for the last word: on a machine that is starved of CPU even a line takes its while."""
+
 
 def _nothing() -> None:
     return None
@@ -120,7 +123,8 @@ class Departure:
         try:
             if self._before_leaving is not None:
                 _run_on(self._callback, partial(self._before_leaving, reason), _until(deadline) / 2)
-            self._good = self._gather([partial(_shut_down, part, deadline) for part in self._parts], deadline, True)
+            over = deadline - min(_WORD_S, _until(deadline) / 4)
+            self._good = self._gather([partial(_shut_down, part, over) for part in self._parts], over, True)
             if self._last_word is not None:
                 _run_on(self._errands, self._last_word, max(_until(deadline), _LAST_S))
         finally:
