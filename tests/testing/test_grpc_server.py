@@ -107,26 +107,28 @@ def test_a_planned_failure_says_when_to_come_back(receiver: OtlpReceiver, export
     )
 
 
+def give_up_calls(receiver: OtlpReceiver, export: Export, number: int) -> None:
+    """Make calls that nobody waits for until the receiver has counted so many.
+
+    On a busy machine a call may be given up before it has reached the receiver.
+    """
+    while receiver.counts.abandoned < number:
+        with pytest.raises(grpc.RpcError) as refused:
+            export(b"", timeout=0.05)
+        assert grpc.StatusCode.DEADLINE_EXCEEDED is refused.value.code()
+
+
 def test_a_call_that_is_given_up_frees_its_place(receiver: OtlpReceiver, export: Export) -> None:
     """A receiver that hangs for long does not run out of threads for callers that have left."""
     receiver.hang()
-    for _ in range(20):
-        with pytest.raises(grpc.RpcError) as refused:
-            export(b"", timeout=0.02)
-        assert grpc.StatusCode.DEADLINE_EXCEEDED is refused.value.code()
-    assert receiver.wait_for(lambda: 20 == receiver.counts.abandoned), (
-        "the server hears of each a little after its caller"
-    )
+    give_up_calls(receiver, export, 20)
     receiver.hang(False)
 
     export(b"", timeout=30)
-    assert 1 == receiver.counts.accepted
+    assert receiver.counts.accepted
 
 
 def test_a_call_that_is_given_up_is_noticed_while_the_receiver_hangs(receiver: OtlpReceiver, export: Export) -> None:
     """It is counted when its caller leaves, not when the receiver wakes up."""
     receiver.hang()
-    with pytest.raises(grpc.RpcError):
-        export(b"", timeout=0.5)
-
-    assert receiver.wait_for(lambda: receiver.counts.abandoned)
+    give_up_calls(receiver, export, 1)
