@@ -75,7 +75,7 @@ class Activity:
                 request.metrics[index].metricId = metric
             size = ctypes.sizeof(self._library.c_nvmlGpmMetric_t)
             place = type(request).metrics.offset
-            self._results = memoryview(request).cast("B")[place : place + size * len(_METRICS)]
+            self._results = (ctypes.c_char * (size * len(_METRICS))).from_buffer(request, place)
         request.sample1, request.sample2 = before, now
         self._library.nvmlGpmMetricsGet(request)
         ratios: dict[str, Any] = {}
