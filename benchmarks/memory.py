@@ -62,7 +62,6 @@ def _series(models: int) -> dict[str, Any]:
         cx.configure(endpoint=endpoint, prometheus_port=0, cardinality_limit=3 * models) as telemetry,
     ):
         engine = runtime().engine
-        family = engine.families[STEP_EVENT.name]
 
         def step(handle: Any, number: int) -> None:
             handle.commit(float(number), 0.0123 * number, 1.25 * number, 3e-4 * number, 0.5 * number, 4096, 0, 1, None)
@@ -95,8 +94,8 @@ def _series(models: int) -> dict[str, Any]:
         del run
         telemetry.flush(30.0)
         found["run"] = traced() - before
-        state = family.series((names[5],))
-        parts = {"series": state, "attribute values": state.values, "histogram": state.stream_1}
+        state = engine.handle(STEP_EVENT, (names[5],), None, {}).owner.state
+        parts = {"series": state, "attribute values": state.values, "histogram": getattr(state, state.histograms[0])}
         found["parts"] = {name: sys.getsizeof(part) for name, part in parts.items()}
     return found
 

@@ -92,3 +92,18 @@ def test_a_ratio_is_the_median_of_the_ratios_within_the_rounds() -> None:
     """A round in which everything was slow changes nothing."""
     assert 2.0 == ratio((2.0, 200.0, 4.0), (1.0, 100.0, 2.0))[0]
     assert (2.0, 5.0) == (Figures((1.0, 2.0, 9.0), (5.0,)).ns, Figures((1.0,), (5.0,)).total_ns)
+
+
+@pytest.mark.parametrize(
+    ("what", "size", "expected"),
+    [
+        ("series", 50, {"series", "handle", "run", "parts"}),
+        ("growth", 2_000, {"before_bytes", "after_bytes", "counted"}),
+    ],
+)
+def test_memory_is_measured_in_processes_of_their_own(what: str, size: int, expected: set[str]) -> None:
+    """Each measurement looks into the engine, so each is run whenever that changes."""
+    command = [sys.executable, "-m", "benchmarks.memory", what, str(size)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert 0 == done.returncode, done.stderr
+    assert expected == set(json.loads(done.stdout))
