@@ -16,12 +16,12 @@ from tests.integration.programs import GIVE_UP_S, ROOT
 from tests.integration.test_environment_alone import EPOCHS, MADE, readme_loop
 
 WITH_A_COLLECTOR = """
-export OTEL_SERVICE_NAME=finetune
+export OTEL_SERVICE_NAME=by-collector
 export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318
 python train.py
 """
 WITHOUT = """
-export OTEL_SERVICE_NAME=laptop OTEL_LOGS_EXPORTER=none OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318
+export OTEL_SERVICE_NAME=alone OTEL_LOGS_EXPORTER=none OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318
 export OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=http://localhost:9090/api/v1/otlp/v1/metrics
 python train.py
 """

@@ -25,6 +25,7 @@ _POLL_S: Final = 0.05
 _STOPS_S: Final = 20.0
 # Below the range from which the system gives ports away by itself.
 _PORTS: Final = range(20_000, 32_000)
+_GIVEN: Final[set[int]] = set()
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 _Answer = TypeVar("_Answer")
@@ -71,16 +72,19 @@ def until(
 
 
 def free_ports(count: int) -> list[int]:
-    """Return so many neighbouring ports of loopback that nobody has."""
+    """Return so many neighbouring ports of loopback that nobody has, nor was given before: he may not listen yet."""
     while True:
         first = random.SystemRandom().choice(_PORTS)
         ports = list(range(first, first + count))
+        if not _GIVEN.isdisjoint(ports):
+            continue
         try:
             for port in ports:
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", port))
         except OSError:
             continue
+        _GIVEN.update(ports)
         return ports
 
 
