@@ -16,12 +16,12 @@ from tests.integration.programs import GIVE_UP_S, ROOT
 from tests.integration.test_environment_alone import EPOCHS, MADE, readme_loop
 
 WITH_A_COLLECTOR = """
-export OTEL_SERVICE_NAME=by-collector
+export OTEL_SERVICE_NAME=finetune
 export OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318
 python train.py
 """
 WITHOUT = """
-export OTEL_SERVICE_NAME=alone OTEL_LOGS_EXPORTER=none OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318
+export OTEL_SERVICE_NAME=laptop OTEL_LOGS_EXPORTER=none OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318
 export OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=http://localhost:9090/api/v1/otlp/v1/metrics
 python train.py
 """
@@ -40,6 +40,8 @@ def type_in(lines: str, addresses: Mapping[str, str], folder: Path) -> str:
     for known, here in addresses.items():
         assert known in lines
         lines = lines.replace(known, here.removeprefix("http://"))
+    # The first page has the same lines, and its test looks for what they left behind.
+    lines = re.sub(r"(?<=OTEL_SERVICE_NAME=)\S+", r"\g<0>-here", lines)
     (folder / "train.py").write_text(readme_loop())
     environ = {
         **os.environ,
