@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from crucible_otel.events.bus import Bus
 from crucible_otel.events.clock import Clock, SystemClock
 from crucible_otel.events.event import Event
+from crucible_otel.events.hooks import ScopeHook, call_closing, call_opened
 from crucible_otel.events.names import EventName
 from crucible_otel.events.outcome import Terminated, result_of, type_name
 from crucible_otel.events.raw import RawEvents
@@ -56,6 +57,7 @@ class Runtime:
         raw: Where events by name enter.
         owner: What ``configure()`` returned for it; None while nothing is configured.
         open_scopes: What is open, oldest first.
+        hooks: Who is called with every scope that begins; replaced as a whole, never changed.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Runtime:
         self.raw = RawEvents(self)
         self.owner: object = None
         self.open_scopes: dict[int, Scope] = {}
+        self.hooks: tuple[ScopeHook, ...] = ()
         self._refused: set[str] = set()
 
     # -- operations --------------------------------------------------------------------------------------------------
@@ -104,6 +107,8 @@ class Runtime:
         if enter:
             scope.enter()
         try:
+            if self.hooks:
+                scope.closings = call_opened(self.hooks, scope, self.fault)
             self.bus.deliver(event)
         except BaseException as error:  # a Ctrl-C in a handler: the caller's block never begins
             self.close(scope, error=error)
@@ -140,6 +145,8 @@ class Runtime:
             if outcome != "cancellation":
                 event.metadata.setdefault("error_type", type_name(error))
         try:
+            if scope.closings:
+                call_closing(scope.closings, event, self.fault)
             self._finish(event, scope)
         finally:
             scope.leave()

@@ -36,10 +36,12 @@ class Scope:
             called there.
         handles: Handles of hot events that are recorded in it, by event name.
         labels: The attribute values under which its start went into metrics, by metric; its end undoes just these.
+        closings: What the hooks want to be called at its end.
     """
 
     __slots__ = (
         "_ended",
+        "closings",
         "context",
         "family",
         "fields",
@@ -74,6 +76,7 @@ class Scope:
         self.shadowed: list[tuple[str, str]] = []
         self.handles: dict[str, Any] = {}
         self.labels: dict[str, tuple[Any, ...]] = {}
+        self.closings: tuple[Any, ...] = ()
         self._ended = [False]
 
     @property
