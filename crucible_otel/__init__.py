@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from crucible_otel.errors import UnknownHandlerError as UnknownHandlerError
     from crucible_otel.errors import UnknownNameError as UnknownNameError
     from crucible_otel.verbs import dataset as dataset
+    from crucible_otel.verbs import future as future
     from crucible_otel.verbs import memory as memory
     from crucible_otel.verbs import serialization as serialization
     from crucible_otel.verbs import snakepit as snakepit
@@ -80,6 +81,7 @@ _HOMES = {
     "end_span": "verbs.spans",
     "events": "events:",
     "execute": "verbs.emit",
+    "future": "verbs.future:",
     "gpu": "gpu:",
     "handlers": "verbs.attaching",
     "inference": "verbs.inference",
@@ -121,6 +123,7 @@ __all__ = [
     "end_span",
     "events",
     "execute",
+    "future",
     "gpu",
     "handlers",
     "inference",

@@ -1,9 +1,10 @@
 """The seeds' names of our events, with their fields.
 
 Sources: the CrucibleKitchen telemetry guide (``crucible_kitchen.*``), the CrucibleTelemetry README
-(``crucible_train.*``, ``crucible_framework.*``, ``crucible_deployment.*``) and Snakepit's telemetry design
-(``snakepit.*``). The seeds define no failure event for some families; those that end in ``.exception`` here for
-``crucible_train`` and ``crucible_framework`` are added so that a failure never leaves an open span.
+(``crucible_train.*``, ``crucible_framework.*``, ``crucible_deployment.*``), Snakepit's telemetry design
+(``snakepit.*``) and Tinkex's (``tinkex.*``). The seeds define no failure event for some families; those that end in
+``.exception`` here for ``crucible_train`` and ``crucible_framework`` are added so that a failure never leaves an open
+span.
 """
 
 from __future__ import annotations
@@ -261,7 +262,29 @@ SNAKEPIT: Final[Mapping[str, Alias]] = {
 }
 """The aliases of Snakepit's events, by the function that emits each of them."""
 
-ALIASES: Final = (*KITCHEN, *TRAIN, *FRAMEWORK, *DEPLOYMENT, *SNAKEPIT.values(), *gpu.ALIASES)
+_POLL = {"request_id": "request_id", "request_type": "request_type"}
+_POLLED = {**_END, "iterations": "iterations", **_POLL}
+
+TINKEX: Final = tuple(
+    _alias("tinkex." + name, brief, targets, fields, measured="iterations")
+    for name, brief, targets, fields in (
+        ("future.poll.start", "Polling of a future started", "crucible.future.poll.start", _POLL),
+        (
+            "future.poll.stop",
+            "Polling of a future completed",
+            "crucible.future.poll.stop",
+            {**_POLLED, "status": "result"},
+        ),
+        (
+            "future.poll.exception",
+            "Polling of a future failed",
+            "crucible.future.poll.exception",
+            {**_POLLED, "error": "error"},
+        ),
+    )
+)
+
+ALIASES: Final = (*KITCHEN, *TRAIN, *FRAMEWORK, *DEPLOYMENT, *SNAKEPIT.values(), *TINKEX, *gpu.ALIASES)
 
 SYNONYMS: Final[Mapping[str, str]] = {
     "lr": "learning_rate",
@@ -292,5 +315,8 @@ VALUES_IN: Final[Mapping[str, Mapping[object, str]]] = {
 VALUES_OUT: Final[Mapping[str, Mapping[str, object]]] = {
     "success": {"success": True, "skip": True, "failure": False, "timeout": False, "cancellation": False},
     "result": {"success": "ok", "skip": "ok", "failure": "error", "timeout": "error", "cancellation": "error"},
-}
+    "status": {
+        "success": "success", "skip": "success", "failure": "error", "timeout": "error", "cancellation": "error",
+    },
+}  # fmt: skip
 """Our values -> the seed's, by the seed's field."""

@@ -98,6 +98,18 @@ ATTRIBUTES: Final = (
         values=("input", "output"),
         on=("metric",),
     ),
+    Attribute(
+        name="crucible.future.kind",
+        type="string",
+        brief="What the future is the result of.",
+        on=("span", "metric", "event"),
+    ),
+    Attribute(
+        name="crucible.future.status",
+        type="string",
+        brief="What a poll of a future was answered with, such as pending or done.",
+        on=("metric",),
+    ),
     Attribute(name="crucible.metric.name", type="string", brief="Name of a value of the user's.", on=("metric",)),
     Attribute(
         name="crucible.training.skip.reason",

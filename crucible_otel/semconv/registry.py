@@ -10,6 +10,7 @@ from crucible_otel.semconv import (
     attributes,
     call,
     dataset,
+    future,
     gpu,
     inference,
     memory,
@@ -22,7 +23,7 @@ from crucible_otel.semconv import (
 )
 from crucible_otel.semconv.model import Alias, Attribute, Event, Metric, Operation
 
-_FAMILIES = (workflow, training, dataset, call, inference, pool, memory, serialization, tensor, gpu)
+_FAMILIES = (workflow, training, dataset, call, inference, pool, memory, serialization, tensor, future, gpu)
 
 OPERATIONS: Final[Mapping[str, Operation]] = {spec.name: spec for family in _FAMILIES for spec in family.OPERATIONS}
 EVENTS: Final[Mapping[str, Event]] = {
@@ -33,7 +34,11 @@ EVENTS: Final[Mapping[str, Event]] = {
         *family.EVENTS,
     )
 }
-HOT: Final = tuple(event for event in EVENTS.values() if event.hot)
+HOT: Final = (
+    *(event for event in EVENTS.values() if event.hot),
+    *(record for spec in OPERATIONS.values() for record in spec.hot),
+)
+"""What the engine keeps a buffer for: the hot events, and the records that the ends of hot operations make."""
 KEPT: Final[Mapping[str, Metric]] = {
     metric.name: metric
     for metric in (

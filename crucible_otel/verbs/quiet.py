@@ -109,6 +109,15 @@ class QuietInference(Nothing):
 QUIET_INFERENCE = QuietInference()
 
 
+class QuietPoll(Nothing):
+    """The polling of a future that nobody counts."""
+
+    iteration = staticmethod(nothing)
+
+
+QUIET_POLL = QuietPoll()
+
+
 class QuietCheckout(Nothing):
     """A worker in use that nobody counts."""
 

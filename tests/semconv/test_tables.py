@@ -86,6 +86,9 @@ SEEDS = {
         "op input_shapes output_shape dtype device",
     ),
     "snakepit.ml.train_step": ("duration loss learning_rate", "epoch step model"),
+    "tinkex.future.poll.start": ("", ""),
+    "tinkex.future.poll.stop": ("iterations", "status"),
+    "tinkex.future.poll.exception": ("", ""),
 }
 
 
@@ -116,7 +119,7 @@ def test_metric_is_named_by_the_rules(metric: Metric) -> None:
     assert DOTTED.fullmatch(metric.name)
     assert not UNSPOKEN & set(words)
     assert metric.brief.endswith(".")
-    assert re.fullmatch(r"s|By|1|Hz|W|\{[a-z]+\}(/s)?|", metric.unit)
+    assert re.fullmatch(r"s|By|1|Hz|W|J|\{[a-z]+\}(/s)?|", metric.unit)
     if metric.kind == "counter" and metric.unit.startswith("{"):
         assert words[-1].endswith("s") or words[-1] in PARTICIPLES
     if metric.kind == "updowncounter":

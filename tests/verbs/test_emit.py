@@ -49,6 +49,7 @@ SAMPLES: dict[str, Any] = {
     "input_elements": 18,
     "input_shapes": [[2, 3], [3, 4]],
     "input_size": 10,
+    "iterations": 5,
     "kind": "error",
     "learning_rate": 0.001,
     "library": "numpy",
@@ -75,6 +76,8 @@ SAMPLES: dict[str, Any] = {
     "queue_time": 500_000_000,
     "reason": "it went wrong",
     "reserved_mb": 200,
+    "request_id": "r1",
+    "request_type": "forward_backward",
     "result": "error",
     "run_id": "run_123",
     "serialize_time": 20_000_000,
@@ -85,6 +88,7 @@ SAMPLES: dict[str, Any] = {
     "stage": "load",
     "stage_index": 2,
     "stage_name": "load",
+    "status": "success",
     "step": 7,
     "success": True,
     "tokens": 512,
@@ -118,6 +122,10 @@ STEP = {
 CALL = {"calls": 1, "call.duration": 2.0}
 INFERRED = {"inference.duration": 2.0, "inference.items": 32, "inference.batch.size": 32}
 CHECKPOINT = {"training.checkpoints": 1}
+AWAITED = Becomes(
+    "await_future forward_backward",
+    {"futures": 1, "future.wait_time": 2.0, "future.iterations": 5, "future.pending": None},
+)
 EXPECTED = {
     "crucible_kitchen.workflow.run.start": Becomes(
         "run_workflow finetune", {"workflow.run.active": 1, "workflow.run.info": 1, "workflow.run.duration": None}
@@ -204,6 +212,9 @@ EXPECTED = {
             "training.step.duration": 2.0,
         },
     ),
+    "tinkex.future.poll.start": Becomes("await_future forward_backward", {"future.pending": 1, "futures": None}),
+    "tinkex.future.poll.stop": AWAITED,
+    "tinkex.future.poll.exception": AWAITED,
     # Reported by observable instruments, which no event feeds.
     "snakepit.gpu.memory.sampled": Becomes("", {}),
     "snakepit.gpu.utilization.sampled": Becomes("", {}),

@@ -78,6 +78,10 @@ def course() -> list[Any]:
         call.set(x=1)
     with cx.inference("m", batch_size=4, device="cpu") as inference:
         inference.tokens(5)
+    with cx.future.poll("sample", request_id="r1") as poll:
+        poll.iteration("pending", duration_s=0.1)
+        poll.iteration("done")
+    cx.future.record("sample", duration_s=1.0, iterations=2)
     seen += [cx.call("builtins", "max").run(max, 1, 2), cx.inference("m")(min)(1, 2)]
     seen += [list(cx.call("a", "b").run(numbers)), asyncio.run(cx.call("a", "b").run(coroutine))]
     started = cx.snakepit.call_start("svd", {"library": "numpy"})
@@ -170,6 +174,7 @@ def test_switched_off_a_decorator_returns_the_function_itself(capture: Capture) 
     assert numbers is cx.workflow("s")(numbers)
     assert numbers is cx.call("a", "b")(numbers)
     assert numbers is cx.inference("m")(numbers)
+    assert numbers is cx.future.poll("m")(numbers)
 
 
 def test_switched_off_bad_values_are_not_even_looked_at(capture: Capture, caplog: pytest.LogCaptureFixture) -> None:
@@ -180,6 +185,9 @@ def test_switched_off_bad_values_are_not_even_looked_at(capture: Capture, caplog
     cx.serialization.record(duration_s=-1, direction="sideways")
     cx.tensor_op(duration_s=-1, op="sum", input_shapes=5)  # type: ignore[arg-type]
     cx.pool("p").size(total=-1)
+    cx.future.record("m", duration_s=-1, iterations=-1)
+    with cx.future.poll("m") as poll:
+        poll.iteration(duration_s=-1)
     with cx.call("a", "b", bytes=-1) as call, cx.inference("m", batch_size=-1) as inference:
         call.timing(queue_ns=-1)
         inference.tokens(-1)
@@ -219,6 +227,7 @@ def makers() -> dict[str, Callable[[], Any]]:
         "epoch": lambda: next(iter(cx.train("m").epochs(1))),
         "call": lambda: cx.call("a", "b"),
         "inference": lambda: cx.inference("m"),
+        "poll": lambda: cx.future.poll("m"),
         "pool": lambda: cx.pool("p", size=1),
         "checkout": lambda: cx.pool("p").checkout(),
     }
