@@ -34,11 +34,7 @@ EVENTS: Final[Mapping[str, Event]] = {
         *family.EVENTS,
     )
 }
-HOT: Final = (
-    *(event for event in EVENTS.values() if event.hot),
-    *(record for spec in OPERATIONS.values() for record in spec.hot),
-)
-"""What the engine keeps a buffer for: the hot events, and the records that the ends of hot operations make."""
+HOT: Final = tuple(event for event in EVENTS.values() if event.hot)
 KEPT: Final[Mapping[str, Metric]] = {
     metric.name: metric
     for metric in (
