@@ -186,6 +186,13 @@ class GpuBackend(Protocol):
             DeviceLostError: The device is gone.
         """
 
+    def read_energy(self, device: Device) -> tuple[float | None, float | None]:
+        """Return the total energy in joules and the power in watts, as :meth:`read_fast` would; None for either.
+
+        Raises:
+            DeviceLostError: The device is gone.
+        """
+
     def read_slow(self, device: Device) -> SlowReading:
         """Return what there is; what fails or is unsupported is left out.
 

@@ -8,9 +8,11 @@ from typing import Final
 
 from opentelemetry.metrics import Meter
 
+from crucible_otel.events.runtime import runtime
 from crucible_otel.gpu import telling
+from crucible_otel.gpu.energy import ScopeEnergy
 from crucible_otel.gpu.instruments import Instruments
-from crucible_otel.gpu.sampler import Sampler, Subscription
+from crucible_otel.gpu.sampler import STALE_AFTER, Sampler, Subscription
 from crucible_otel.gpu.shared import sampler, source
 from crucible_otel.gpu.snapshot import GpuSnapshot
 
@@ -23,7 +25,7 @@ LAST_SAMPLE_S: Final = 0.3
 
 
 class GpuExport:
-    """Samples the GPUs for the instruments of one meter; :func:`start` makes it.
+    """Samples the GPUs for the instruments of one meter and the energy of scopes; :func:`start` makes it.
 
     Args:
         meter: Where the instruments are.
@@ -38,6 +40,9 @@ class GpuExport:
         self._subscription: Subscription | None = None
         self._instruments = Instruments.of(meter)
         self._instruments.bind(self._fresh)
+        self._energy = ScopeEnergy(self._sampler, STALE_AFTER * interval_s)
+        self._runtime = runtime()
+        self._runtime.hooks = (*self._runtime.hooks, self._energy.opened)
         self.resume()
 
     def resume(self) -> None:
@@ -45,7 +50,8 @@ class GpuExport:
         if self._subscription is None or not self._subscription.active:
             self._sampler.wanted = self._devices
             self._sampler.on_unavailable, self._sampler.on_unknown = self._unavailable, self._unknown
-            self._subscription = self._sampler.subscribe(self._interval_s, _enough, detailed=False)
+            self._energy.forget()
+            self._subscription = self._sampler.subscribe(self._interval_s, self._energy.sampled, detailed=False)
 
     def leave(self, timeout_s: float = LAST_SAMPLE_S) -> None:
         """Take a last sample, if that is quick, and sample no more; what was sampled can still be collected."""
@@ -57,6 +63,7 @@ class GpuExport:
         """Report nothing any more."""
         self.leave(0)
         self._instruments.unbind(self._fresh)
+        self._runtime.hooks = tuple(hook for hook in self._runtime.hooks if hook != self._energy.opened)
 
     def _fresh(self) -> GpuSnapshot:
         return self._sampler.fresh(self._interval_s)
@@ -90,10 +97,6 @@ def start(meter: Meter, *, mode: str, interval_s: float, devices: Sequence[str])
         return None
     _say_none(mode == "on", "the driver's library was not found")
     return None
-
-
-def _enough(snapshot: GpuSnapshot) -> None:
-    """Do nothing: the instruments look the last snapshot up when they are asked."""
 
 
 def _say_none(insist: bool, reason: str) -> None:

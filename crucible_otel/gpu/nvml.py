@@ -21,7 +21,15 @@ from crucible_otel.gpu.backend import (
     SlowReading,
 )
 from crucible_otel.gpu.nvml_calls import Calls, as_list
-from crucible_otel.gpu.nvml_fields import CLOCKS, FAST_FIELDS, REASONS, SLOW_FIELDS, TEMPERATURE_LIMITS, Field
+from crucible_otel.gpu.nvml_fields import (
+    CLOCKS,
+    ENERGY_FIELDS,
+    FAST_FIELDS,
+    REASONS,
+    SLOW_FIELDS,
+    TEMPERATURE_LIMITS,
+    Field,
+)
 from crucible_otel.gpu.nvml_gpm import Activity
 
 __all__ = ["NvmlBackend", "library_is_there"]
@@ -111,6 +119,22 @@ class NvmlBackend:
                 if milli is not None:
                     found[target] = milli / 1000
         return FastReading(**found)
+
+    def read_energy(self, device: Device) -> tuple[float | None, float | None]:
+        """Return energy and power.
+
+        Raises:
+            DeviceLostError: The device is gone.
+        """
+        if device.parent_uuid is not None:
+            return None, None
+        calls, found = self._calls[device.uuid], dict[str, Any]()
+        _put(found, calls, "energy", ENERGY_FIELDS)
+        for target in ("energy_j", "power_w"):
+            if target not in found:
+                milli = calls.call(_INSTEAD[target])
+                found[target] = None if milli is None else milli / 1000
+        return found["energy_j"], found["power_w"]
 
     def read_slow(self, device: Device) -> SlowReading:
         """Return what there is.

@@ -28,6 +28,7 @@ from crucible_otel.semconv.gpu import (
 __all__ = [
     "ALL_LINKS",
     "CLOCKS",
+    "ENERGY_FIELDS",
     "FAST_FIELDS",
     "GONE",
     "GPM_PIPES",
@@ -65,10 +66,13 @@ class Field:
     scope: int = 0
 
 
-FAST_FIELDS: Final = (
+ENERGY_FIELDS: Final = (
     Field(id=83, target="energy_j", scale=1e-3),  # TOTAL_ENERGY_CONSUMPTION, mJ
     Field(id=186, target="power_w", scale=1e-3),  # POWER_INSTANT, mW
     Field(id=185, target="power_w", scale=1e-3),  # POWER_AVERAGE; where there are both, this one, as nvidia-smi has it
+)
+FAST_FIELDS: Final = (
+    *ENERGY_FIELDS,
     Field(id=190, target="power_limit_w", scale=1e-3),  # POWER_CURRENT_LIMIT
     Field(id=82, target="temperature_celsius", key="memory"),  # MEMORY_TEMP
     # PERF_POLICY_* and CLOCKS_EVENT_REASON_*, ns

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from crucible_otel.gpu.backend import NOTHING, Device, FastReading, ProcessReading, SlowReading
+from crucible_otel.gpu.backend import Device, FastReading, ProcessReading, SlowReading
 
-__all__ = ["EMPTY", "DeviceState", "GpuSnapshot", "Totals"]
+__all__ = ["EMPTY", "NO_FAST", "DeviceState", "Energy", "GpuSnapshot", "Totals"]
 
-_NO_FAST: Final = FastReading()
+NO_FAST: Final = FastReading()
+"""Of a device that another process reports: nothing was read but its energy."""
 _NO_SLOW: Final = SlowReading()
 _NO_PROCESS: Final = ProcessReading()
 
@@ -35,6 +36,7 @@ class DeviceState:
             process reads the device. They never go down.
         energy_j: Energy used since this process reads the device; integrated power where it has no energy counter.
         energy_estimated: Whether it is integrated.
+        power_w: Power drawn at the last tick.
         lost: Whether the device is gone; then there are no readings.
         failed: Whether the driver reported an error after which the device cannot be used.
     """
@@ -42,7 +44,7 @@ class DeviceState:
     device: Device
     name: str
     owned: bool = True
-    fast: FastReading = _NO_FAST
+    fast: FastReading = NO_FAST
     slow: SlowReading = _NO_SLOW
     process: ProcessReading = _NO_PROCESS
     torch_allocated_bytes: int | None = None
@@ -50,8 +52,14 @@ class DeviceState:
     totals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     energy_j: float | None = None
     energy_estimated: bool = False
+    power_w: float | None = None
     lost: bool = False
     failed: bool = False
+
+    @property
+    def visible(self) -> bool:
+        """Whether this process can use the device, as far as CUDA is concerned."""
+        return self.name != self.device.uuid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +81,7 @@ EMPTY: Final = GpuSnapshot(taken_s=float("-inf"), taken_ns=0)
 
 
 class Totals:
-    """The counters of one device, from the moment this process begins to read them.
+    """The counters of one device, from the moment this process begins to report it.
 
     A driver that is loaded anew begins at 0: what had been counted stays, and is added to.
     """
@@ -81,10 +89,8 @@ class Totals:
     def __init__(self) -> None:
         self._last: dict[tuple[str, str], float] = {}
         self._sums: dict[str, dict[str, float]] = {}
-        self._power: tuple[float, float] | None = None
-        self._integrated_j = 0.0
 
-    def take(self, fast: FastReading, now_s: float) -> None:
+    def take(self, fast: FastReading) -> None:
         """Add what a reading has more than the one before."""
         for name in _TOTALS:
             found = getattr(fast, name)
@@ -95,11 +101,6 @@ class Totals:
                 self._last[name, key] = value
                 sums = self._sums.setdefault(name, {})
                 sums[key] = sums.get(key, 0) + (value - last if value >= last else value)
-        if fast.power_w is not None:
-            if self._power is not None:
-                before_s, before_w = self._power
-                self._integrated_j += (now_s - before_s) * (before_w + fast.power_w) / 2
-            self._power = now_s, fast.power_w
 
     def xid(self) -> None:
         """Count an XID."""
@@ -110,9 +111,35 @@ class Totals:
         """Return the amounts, as they are now."""
         return MappingProxyType({name: MappingProxyType(dict(sums)) for name, sums in self._sums.items()})
 
-    def energy(self) -> tuple[float | None, bool]:
-        """Return the energy, and whether it is integrated power."""
-        counted = self._sums.get("energy_j", NOTHING).get("")
-        if counted is not None:
-            return counted, False
+
+class Energy:
+    """The energy of one device from the moment this process reads it, whoever reports it; else integrated power.
+
+    Attributes:
+        power_w: Power drawn at the last reading.
+    """
+
+    def __init__(self) -> None:
+        self.power_w: float | None = None
+        self._last_j: float | None = None
+        self._counted_j = self._integrated_j = 0.0
+        self._power: tuple[float, float] | None = None
+
+    def take(self, energy_j: float | None, power_w: float | None, now_s: float) -> None:
+        """Add what was used since the reading before."""
+        self.power_w = power_w
+        if energy_j is not None:
+            last_j = energy_j if self._last_j is None else self._last_j
+            self._counted_j += energy_j - last_j if energy_j >= last_j else energy_j
+            self._last_j = energy_j
+        if power_w is not None:
+            if self._power is not None:
+                before_s, before_w = self._power
+                self._integrated_j += (now_s - before_s) * (before_w + power_w) / 2
+            self._power = now_s, power_w
+
+    def total(self) -> tuple[float | None, bool]:
+        """Return the energy in joules, and whether it is integrated power."""
+        if self._last_j is not None:
+            return self._counted_j, False
         return (self._integrated_j, True) if self._power is not None else (None, False)

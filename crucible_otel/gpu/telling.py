@@ -6,7 +6,7 @@ from typing import Any
 
 from crucible_otel.events.runtime import Runtime, runtime
 from crucible_otel.events.scope import Scope
-from crucible_otel.gpu.snapshot import DeviceState, GpuSnapshot
+from crucible_otel.gpu.snapshot import NO_FAST, DeviceState, GpuSnapshot
 from crucible_otel.semconv.gpu import LOST, SAMPLE, SCOPE, XID
 from crucible_otel.semconv.training import TRAINING
 
@@ -64,7 +64,7 @@ def sampled_fields(state: DeviceState) -> dict[str, Any]:
         "celsius": fast.temperature_celsius.get("die"),
         "watts": fast.power_w,
         "limit_watts": fast.power_limit_w,
-        "joules": state.energy_j,
+        "joules": None if fast is NO_FAST else state.energy_j,
     }
     return {name: value for name, value in found.items() if value is not None}
 

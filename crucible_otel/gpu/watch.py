@@ -9,14 +9,13 @@ from typing import Final
 from crucible_otel.gpu.backend import (
     DeviceFault,
     DeviceLostError,
-    FastReading,
     GpuBackend,
     ProcessReading,
     SlowReading,
 )
 from crucible_otel.gpu.ownership import Ownership
 from crucible_otel.gpu.selection import Chosen, choose
-from crucible_otel.gpu.snapshot import DeviceState, GpuSnapshot, Totals
+from crucible_otel.gpu.snapshot import NO_FAST, DeviceState, Energy, GpuSnapshot, Totals
 from crucible_otel.gpu.torch_memory import allocator_bytes
 
 __all__ = ["SLOW_EVERY_S", "Watch"]
@@ -35,9 +34,10 @@ class _Watched:
     def __init__(self, chosen: Chosen) -> None:
         self.chosen = chosen
         self.totals = Totals()
+        self.energy = Energy()
         self.slow = SlowReading()
         self.slow_s = float("-inf")
-        self.fast = FastReading()
+        self.fast = NO_FAST
         self.process = ProcessReading()
         self.process_s = float("-inf")
         self.lost = self.failed = False
@@ -81,8 +81,8 @@ class Watch:
         Args:
             now_s: The monotonic clock.
             now_ns: Nanoseconds since the Unix epoch.
-            detailed: Whether also the devices that another process reports are read, and not only what this process
-                uses of them.
+            detailed: Whether also the devices that another process reports are read, and not only their energy and what
+                this process uses of them.
         """
         states = {each.chosen.device.uuid: self._read(each, now_s, detailed) for each in self._watched}
         for fault in self._backend.read_faults() if states else ():
@@ -97,10 +97,15 @@ class Watch:
         try:
             if now_s - watched.process_s >= PROCESS_EVERY_S:
                 watched.process, watched.process_s = backend.read_process(device), now_s
-            watched.fast = FastReading()
+            watched.fast = NO_FAST
             if owned or detailed:
                 watched.fast = backend.read_fast(device)
-                watched.totals.take(watched.fast, now_s)
+                energy_j, power_w = watched.fast.energy_j, watched.fast.power_w
+            else:
+                energy_j, power_w = backend.read_energy(device)
+            watched.energy.take(energy_j, power_w, now_s)
+            if owned:
+                watched.totals.take(watched.fast)
             if owned and now_s - watched.slow_s >= self._slow_every_s:
                 watched.slow, watched.slow_s = backend.read_slow(device), now_s
         except DeviceLostError as error:
@@ -113,7 +118,7 @@ class Watch:
 
     def _state(self, watched: _Watched, owned: bool, process: ProcessReading | None = None) -> DeviceState:
         chosen, totals = watched.chosen, watched.totals
-        energy_j, estimated = totals.energy()
+        energy_j, estimated = watched.energy.total()
         if watched.lost or process is None:
             return DeviceState(
                 device=chosen.device,
@@ -137,6 +142,7 @@ class Watch:
             totals=totals.sums(),
             energy_j=energy_j,
             energy_estimated=estimated,
+            power_w=watched.energy.power_w,
             failed=watched.failed,
         )
 

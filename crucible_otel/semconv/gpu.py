@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from crucible_otel.semconv import energy
 from crucible_otel.semconv.model import Alias, Attribute, Event, Field, Metric, MetricKind
 
 ID: Final = "hw.id"
@@ -303,4 +304,5 @@ ATTRIBUTES: Final = (
     _attribute(CAUSE, "Kind of memory error that led to the replacement.", ("corrected", "uncorrected")),
     _attribute(MIG_PROFILE, "Profile of a MIG instance, such as 1g.10gb."),
     _attribute(PCI, "Address of the GPU on the PCI bus."),
+    _attribute(energy.SOURCE, energy.ENERGY_SOURCE.brief, (energy.COUNTER, energy.POWER), "span", "event"),
 )

@@ -6,6 +6,7 @@ from typing import Final
 
 from crucible_otel.semconv.buckets import CALL_S, LONG_S, MID_S, SIZE_BYTES, STEP_S
 from crucible_otel.semconv.build import merged, operation
+from crucible_otel.semconv.energy import ENERGY, energy
 from crucible_otel.semconv.fields import (
     ACCURACY,
     CONTEXT,
@@ -134,17 +135,24 @@ TRAINING: Final = operation(
     yields=(
         Field(name="final_loss", attribute="crucible.training.final_loss", brief="Last loss.", type="double"),
         STEP,
+        *ENERGY,
     ),
-    on_end=(Feed(metric=DURATION, how="record", field="duration", scale=1e-9),),
+    on_end=(
+        Feed(metric=DURATION, how="record", field="duration", scale=1e-9),
+        energy("crucible.training.energy", "training runs", _MODEL),
+    ),
 )
 EPOCH_OPERATION: Final = operation(
     "crucible.training.epoch",
     "train_epoch",
     "Epoch",
     identity=(EPOCH, TOTAL_EPOCHS, MODEL),
-    yields=(LOSS, ACCURACY, LEARNING_RATE, METRICS),
+    yields=(LOSS, ACCURACY, LEARNING_RATE, METRICS, *ENERGY),
     on_start=(Feed(metric=EPOCH_CURRENT, how="set", field="epoch"),),
-    on_end=(Feed(metric=EPOCH_DURATION, how="record", field="duration", scale=1e-9),),
+    on_end=(
+        Feed(metric=EPOCH_DURATION, how="record", field="duration", scale=1e-9),
+        energy("crucible.training.epoch.energy", "epochs", _MODEL),
+    ),
     on_stop=(*_epoch_end, Feed(metric=METRIC_GAUGE, how="set", field="metrics", each=_METRIC)),
 )
 EVALUATION_OPERATION: Final = operation(

@@ -6,6 +6,7 @@ from typing import Final
 
 from crucible_otel.semconv.buckets import LONG_S
 from crucible_otel.semconv.build import operation
+from crucible_otel.semconv.energy import ENERGY, energy
 from crucible_otel.semconv.fields import STAGE, WORKFLOW, WORKFLOW_RUN_ID
 from crucible_otel.semconv.model import Feed, Field, Metric
 from crucible_otel.semconv.names import ERROR_TYPE
@@ -62,8 +63,10 @@ WORKFLOW_OPERATION: Final = operation(
             type="map",
         ),
     ),
+    yields=ENERGY,
     on_start=(Feed(metric=RUN_ACTIVE, how="up"), Feed(metric=RUN_INFO, how="on")),
     on_end=(
+        energy("crucible.workflow.run.energy", "workflow runs", "crucible.workflow.name"),
         Feed(metric=RUN_DURATION, how="record", field="duration", scale=1e-9),
         Feed(metric=RUN_ACTIVE, how="down"),
         Feed(metric=RUN_INFO, how="off"),
@@ -79,8 +82,10 @@ STAGE_OPERATION: Final = operation(
         Field(name="module", attribute="crucible.stage.module", brief="Module or class that implements the stage."),
         Field(name="stage_index", attribute="crucible.stage.index", brief="Position in the workflow.", type="int"),
     ),
+    yields=ENERGY,
     on_start=(Feed(metric=STAGE_ACTIVE, how="up"),),
     on_end=(
+        energy("crucible.stage.energy", "stages", "crucible.workflow.name", "crucible.stage.name"),
         Feed(metric=STAGE_DURATION, how="record", field="duration", scale=1e-9),
         Feed(metric=STAGE_ACTIVE, how="down"),
     ),

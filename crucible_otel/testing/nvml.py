@@ -179,6 +179,15 @@ class FakeNvml:
         """
         return self._asked("read_fast", device).reading()
 
+    def read_energy(self, device: Device) -> tuple[float | None, float | None]:
+        """Return what the test says.
+
+        Raises:
+            DeviceLostError: The device is said to be lost.
+        """
+        gpu = self._asked("read_energy", device)
+        return gpu.energy_j, gpu.power_w
+
     def read_slow(self, device: Device) -> SlowReading:
         """Return what the test says.
 

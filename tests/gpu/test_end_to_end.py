@@ -312,6 +312,55 @@ def test_ranks_report_each_device_once_and_take_over(tmp_path: Path, receiver: O
     assert ["0"] == alone
 
 
+ENERGY = """
+import crucible_otel as cx, time
+from crucible_otel.gpu import shared
+telemetry = cx.configure()
+while not shared.sampler().snapshot.taken_ns:
+    time.sleep(0.01)
+with cx.workflow("w"), cx.stage("s"), cx.train("m") as run:
+    for epoch in run.epochs(2):
+        before = shared.sampler().snapshot
+        time.sleep(0.5)
+        while shared.sampler().snapshot is before:
+            time.sleep(0.01)
+telemetry.shutdown()
+"""
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_every_rank_says_the_energy_of_its_scopes(tmp_path: Path, receiver: OtlpReceiver, counted: bool) -> None:
+    """Of the device it sees, also where another process reports it: at 350 W all along, 350 J for each second."""
+    stub = Stub(tmp_path / "nvml", "worked")
+    if not counted:
+        stub.add("gpu 0 energy_mj = !NOT_SUPPORTED")
+    environ = sampling(stub, receiver, CUDA_VISIBLE_DEVICES="0")
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    with (
+        Program(ENERGY, {**environ, **world, "RANK": "0", "LOCAL_RANK": "0"}) as first,
+        Program(ENERGY, {**environ, **world, "RANK": "1", "LOCAL_RANK": "1"}) as second,
+    ):
+        assert [0, 0] == [each.end().code for each in (first, second)]
+    spans = [span for span in receiver.spans if "crucible.gpu.energy.used" in span.attributes]
+    names = ["run_stage s", "run_workflow w", "train m", "train_epoch", "train_epoch"]
+
+    for rank in (0, 1):
+        mine = [span for span in spans if span.resource["crucible.rank"] == rank]
+        assert names == sorted(span.name for span in mine)
+        for span in mine:
+            # The clocks of the program and of the scenario are read at different moments, of a loaded machine too.
+            assert span.attributes["crucible.gpu.energy.used"] == pytest.approx(350 * span.duration_s, rel=0.5)
+            assert ("counter" if counted else "power") == span.attributes["crucible.gpu.energy.source"]
+        *_, point = [
+            point
+            for point in receiver.points("crucible.training.epoch.energy")
+            if point.resource["crucible.rank"] == rank
+        ]
+        epochs = [span.attributes["crucible.gpu.energy.used"] for span in mine if span.name == "train_epoch"]
+        assert point.value == pytest.approx(sum(epochs))
+    assert {} == stub.misuse()
+
+
 def test_a_forked_child_leaves_the_parents_driver_alone(tmp_path: Path, receiver: OtlpReceiver) -> None:
     """It asks nothing until it configures; then it initialises the library itself."""
     stub = Stub(tmp_path / "nvml", "worked")
