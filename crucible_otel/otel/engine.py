@@ -10,13 +10,14 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from opentelemetry import trace
 
 from crucible_otel.events.clock import Clock
 from crucible_otel.events.scope import Scope
+from crucible_otel.otel.diversion import Diversion, Drained
 from crucible_otel.otel.family import Family
 from crucible_otel.otel.group import Group, grouped
 from crucible_otel.otel.handle import Handle, Owner
@@ -68,10 +69,7 @@ class Engine:
         self._updates: list[Update] = []
         self._series: dict[str, dict[tuple[Any, ...], Any]] = {}
         self._metrics: dict[str, Metric] = {}
-        self._diverted: dict[str, Metric] = {}
-        self._pending: dict[tuple[str, tuple[Any, ...]], list[float]] = {}
-        self._drained: dict[tuple[str, tuple[Any, ...]], float] = {}
-        self._pending_size, self._pending_limit = 0, 65_536
+        self._diversion = Diversion(lambda size: self._apply(DROPPED, "sum", ("metrics", "divert_full"), size))
         self._bound: dict[tuple[str, bool, tuple[object, ...]], Handle] = {}
         self._bad: list[tuple[Owner, str, float, int]] = []
         self._groups: list[Group] = []
@@ -144,8 +142,8 @@ class Engine:
 
     def pend(self, feed: Feed, state: Any, values: Sequence[float]) -> None:
         """Keep the values of a diverted histogram."""
-        if feed.metric.name in self._diverted:
-            self._pend(feed.metric, placed(feed, state.values), values)
+        if feed.metric in self._diversion:
+            self._diversion.pend(feed.metric, placed(feed, state.values), values)
 
     def overflowed(self, metric: Metric) -> None:
         """Count an attribute set beyond the limit."""
@@ -180,7 +178,7 @@ class Engine:
             metrics = [
                 MetricSnapshot(metric, points)
                 for metric, points in self._points()
-                if points and metric.name not in self._diverted
+                if points and metric not in self._diversion
             ]
             at = self.clock.time_ns()
         self.tell_bad()
@@ -190,28 +188,13 @@ class Engine:
         """See :class:`crucible_otel.otel.source.MetricSource`."""
         with self.lock:
             self._fold_all()
-            self._diverted.update({spec.name: spec for spec in specs})
-            self._pending_limit = limit
+            self._diversion.add(specs, limit)
 
-    def drain_diverted(self) -> list[tuple[Metric, Mapping[str, Any], list[float]]]:
+    def drain_diverted(self) -> list[Drained]:
         """See :class:`crucible_otel.otel.source.MetricSource`."""
-        out: list[tuple[Metric, Mapping[str, Any], list[float]]] = []
         with self.lock:
             self._fold_all()
-            for metric, points in self._points():
-                if metric.name not in self._diverted or metric.kind not in ("counter", "updowncounter"):
-                    continue
-                for point in points:
-                    key = (metric.name, tuple(point.attributes.items()))
-                    assert not hasattr(point.value, "buckets")
-                    delta = point.value - self._drained.get(key, 0)
-                    if delta:
-                        self._drained[key] = point.value
-                        out.append((metric, point.attributes, [delta]))
-            for (name, labels), values in self._pending.items():
-                metric = self._diverted[name]
-                out.append((metric, attributes(metric, labels), values))
-            self._pending, self._pending_size = {}, 0
+            out = self._diversion.drain(self._points())
         self.tell_bad()
         return out
 
@@ -238,8 +221,8 @@ class Engine:
         self.lock = threading.Lock()
         self._updates.clear()
         self._series.clear()
-        self._pending, self._pending_size, self._bad = {}, 0, []
-        self._drained.clear()
+        self._bad = []
+        self._diversion.clear()
         self.started_ns = self.clock.time_ns()
         for family in self.families.values():
             family.clear()
@@ -285,8 +268,8 @@ class Engine:
             if distribution is None:
                 distribution = series[labels] = Distribution(metric.buckets)
             distribution.observe(metric.buckets, (value,), value, value, value, None)
-            if metric.name in self._diverted:
-                self._pend(metric, labels, (value,))
+            if metric in self._diversion:
+                self._diversion.pend(metric, labels, (value,))
         elif metric.kind == "gauge":
             self._apply_gauge(metric, series, labels, value)
         else:
@@ -301,14 +284,6 @@ class Engine:
             model = labels[0] if labels else ""
             self._apply(NONFINITE, "sum", (model, metric.name.rpartition(".")[2]), 1)
             series[labels] = STOPPED
-
-    def _pend(self, metric: Metric, labels: tuple[Any, ...], values: Sequence[float]) -> None:
-        room = self._pending_limit - self._pending_size
-        kept = list(values[:room]) if room < len(values) else list(values)
-        self._pending.setdefault((metric.name, labels), []).extend(kept)
-        self._pending_size += len(kept)
-        if len(kept) < len(values):
-            self._apply(DROPPED, "sum", ("metrics", "divert_full"), len(values) - len(kept))
 
     def _points(self) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
         for group in self._groups:
