@@ -33,6 +33,7 @@ AttributeValue = str | int | float | bool | list[str] | list[int] | list[float] 
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**63 - 1
 _SCALARS: Final = (str, int, float, bool)
+_STRING: Final = 4_096
 _ERROR_CHARACTERS: Final = 300
 _KEY_CHARACTERS: Final = 128
 _BUDGET_NODES: Final = 4_096
@@ -59,7 +60,7 @@ def plain(
     value: object,
     *,
     depth: int = 4,
-    max_string: int = 4_096,
+    max_string: int = _STRING,
     max_items: int = 128,
     refusals: Refusals | None = None,
 ) -> Plain:
@@ -92,15 +93,19 @@ def attribute(value: object, *, refusals: Refusals | None = None) -> AttributeVa
     kind = type(value)
     if kind is bool or kind is float:
         return value  # type: ignore[return-value]
+    if kind is str and len(value) <= _STRING:  # type: ignore[arg-type]
+        return utf8(value)  # type: ignore[arg-type]
+    if kind is int and _INT_MIN <= value <= _INT_MAX:  # type: ignore[operator]
+        return value  # type: ignore[return-value]
     if value is None:
         return None
-    counts = refusals or Refusals()
+    counts = refusals if refusals is not None else Refusals()
     array = look(value)
     if array is not None and not array.on_cpu:
         counts.dropped += 1
         return None
     inner = Refusals()
-    result = _Walk(4_096, 128, inner).value(value, 4)
+    result = _Walk(_STRING, 128, inner).value(value, 4)
     supported = isinstance(value, (*_SCALARS, list, tuple)) or (array is not None and array.single)
     if isinstance(result, dict) or (isinstance(result, list) and not _homogeneous(result)):
         supported, result = False, json_text(result)

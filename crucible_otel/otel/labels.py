@@ -19,6 +19,8 @@ OVERFLOWING: Final[tuple[Any, ...]] = (OVERFLOW,)
 
 def label(value: object) -> str:
     """Return an attribute value of a metric: text, cut; empty for none."""
+    if type(value) is str and len(value) <= _TEXT:
+        return utf8(value)
     if value is None:
         return ""
     try:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry._logs import Logger, SeverityNumber
+from opentelemetry._logs import Logger
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from crucible_otel.events.event import Event
@@ -18,17 +16,19 @@ from crucible_otel.events.outcome import Terminated
 from crucible_otel.events.runtime import Runtime
 from crucible_otel.events.sanitize import Refusals
 from crucible_otel.events.scope import Scope, carrying, chain, current, innermost
-from crucible_otel.otel.attributes import of_event
+from crucible_otel.otel.attributes import of_end, of_event
 from crucible_otel.otel.engine import Engine
+from crucible_otel.otel.event_log import FAILED, EventLog
 from crucible_otel.otel.exceptions import described, message
 from crucible_otel.otel.handle import Handle
 from crucible_otel.otel.labelling import Plan
 from crucible_otel.otel.labels import label
+from crucible_otel.otel.naming import named
 from crucible_otel.otel.parts import divide
 from crucible_otel.otel.values import spelled
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Severity
-from crucible_otel.semconv.names import ERROR_TYPE, EXCEPTION_EVENT, EXCEPTION_STACKTRACE, INCOMPLETE, RESULT
+from crucible_otel.semconv.names import ERROR_TYPE, EXCEPTION_EVENT, INCOMPLETE, RESULT
 from crucible_otel.semconv.registry import EVENTS, OPERATIONS
 from crucible_otel.semconv.sdk import FAULTS, HANDLER_FAILURES, REFUSED
 from crucible_otel.semconv.training import NONFINITE_EVENT, TRAINING, WATCHED
@@ -36,14 +36,6 @@ from crucible_otel.semconv.training import NONFINITE_EVENT, TRAINING, WATCHED
 logger = logging.getLogger("crucible_otel")
 
 _KINDS = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT, "server": SpanKind.SERVER}
-_SEVERITIES: Mapping[Severity, SeverityNumber] = {
-    "DEBUG": SeverityNumber.DEBUG,
-    "INFO": SeverityNumber.INFO,
-    "WARN": SeverityNumber.WARN,
-    "ERROR": SeverityNumber.ERROR,
-    "FATAL": SeverityNumber.FATAL,
-}
-_FAILED = ("failure", "timeout")
 
 
 class TelemetryProjection:
@@ -69,62 +61,69 @@ class TelemetryProjection:
         exceptions: str = "",
     ) -> None:
         self._tracer, self._engine, self._runtime, self._bus = tracer, engine, runtime, runtime.bus
-        self._logs = log if events in ("log", "both") else None
-        self._span_events = events in ("span", "both")
-        self._on_span, self._on_log = exceptions != "logs", exceptions in ("logs", "logs/dup")
+        self._log = EventLog(log, events, stacks=exceptions in ("logs", "logs/dup"))
+        self._on_span = exceptions != "logs"
         self._plans = {name: Plan(spec) for name, spec in EVENTS.items() if spec.feeds and not spec.hot}
         self._stopped: set[tuple[str, tuple[Any, ...]]] = set()
         self._faulted: set[str] = set()
         engine.report = self.report
+        self.hot_ends: Mapping[str, Any] = {}
 
     # -- what the runtime calls --------------------------------------------------------------------------------------
 
     def opened(self, event: Event, scope: Scope) -> None:
         """Start the span of a scope and make the context that is current inside it."""
-        operation, refusals = scope.operation, Refusals()
+        operation = scope.operation
         scope.fields = {**event.metadata, **event.measurements}
-        attributes = of_event(event, refusals)
+        attributes = self._attributes(event)
         scope.span = self._tracer.start_span(
-            _named(operation.span, event),
+            named(operation.span, event),
             kind=_KINDS[operation.kind],
             attributes=attributes,
             start_time=event.time_ns,
         )
         scope.context = trace.set_span_in_context(scope.span, carrying(scope))
-        self._count_refusals(refusals)
         self._feed(event, scope)
-        self._log(event, attributes)
+        self._log.operation(event, attributes)
 
     def closed(self, event: Event, scope: Scope | None) -> None:
         """End the span of a scope; an end without a start gives a span if it says how long it took."""
         if event.spec.parts and divide(event):
             self.refused()
         self._feed(event, scope)
-        span = scope.span if scope is not None else self._orphan(event)
-        self._log(event)
+        refusals = Refusals()
+        attributes, new = of_end(event, scope.fields if scope is not None else {}, refusals)
+        self._count(refusals)
+        self._log.operation(event, attributes)
+        result = str(event.metadata.get("result", "success"))
+        if scope is None:
+            template = OPERATIONS[event.spec.operation].span
+            span = self._after_the_fact(template, event, {RESULT: result, **attributes})
+        else:
+            span = scope.span
+            if span is not None:
+                span.set_attributes({RESULT: result, **new})
         if span is None:
             return
-        refusals = Refusals()
-        result = str(event.metadata.get("result", "success"))
-        span.set_attributes({RESULT: result, **of_event(event, refusals, only_new_to=scope)})
-        if result in _FAILED:
+        if result in FAILED:
             self._failed(span, event)
         elif isinstance(event.error, Terminated):
             span.set_attribute(INCOMPLETE, True)
-        self._count_refusals(refusals)
         span.end(end_time=event.time_ns)
 
     def happened(self, event: Event) -> None:
         """Record a point event."""
         self._feed(event)
-        if event.spec.span:
-            span = self._after_the_fact(event.spec.span, event)
+        spec = event.spec
+        if not spec.span and not spec.logged:
+            return
+        attributes = self._attributes(event)
+        if spec.span:
+            span = self._after_the_fact(spec.span, event, {**attributes, RESULT: "success"})
             if span is not None:
-                span.set_attribute(RESULT, "success")
                 span.end(end_time=event.time_ns)
-        if event.spec.logged:
-            self._log(event)
-            self._span_event(event)
+        if spec.logged:
+            self._log.point(event, attributes)
 
     def hot(self, spec: EventSpec, measurements: dict[str, Any], metadata: dict[str, Any], alias: str) -> bool:
         """Record a high-frequency event that came by its name, on the run it happened in."""
@@ -177,7 +176,7 @@ class TelemetryProjection:
         """End what is open, and begin nothing more: what happens while the process leaves would count as lost."""
         self._tracer = trace.NoOpTracer()
         end_open()
-        self._logs = None
+        self._log.stop()
 
     # -- what the engine calls ---------------------------------------------------------------------------------------
 
@@ -198,8 +197,7 @@ class TelemetryProjection:
         event = self._runtime.event(spec, measurements, metadata, scope, severity=severity, alias=alias)
         if log:
             try:
-                self._log(event)
-                self._span_event(event)
+                self._log.point(event, self._attributes(event))
             except Exception as error:
                 self.fault("event", error)
         if tell:
@@ -221,6 +219,9 @@ class TelemetryProjection:
         return found
 
     def _feed(self, event: Event, scope: Scope | None = None) -> None:
+        if (hot := self.hot_ends.get(event.spec.name)) is not None:
+            hot.count(event)
+            return
         plan = self._plans.get(event.spec.name)
         if plan is None:
             return
@@ -253,15 +254,12 @@ class TelemetryProjection:
             else:
                 self._engine.update(REFUSED, "sum", ("dropped",))
 
-    def _orphan(self, event: Event) -> Span | None:
-        return self._after_the_fact(OPERATIONS[event.spec.operation].span, event)
-
-    def _after_the_fact(self, template: str, event: Event) -> Span | None:
+    def _after_the_fact(self, template: str, event: Event, attributes: dict[str, Any]) -> Span | None:
         duration = event.measurements.get("duration")
         if not isinstance(duration, (int, float)) or not 0 <= duration < 1e19:
             return None
         return self._tracer.start_span(
-            _named(template, event), attributes=of_event(event, Refusals()), start_time=event.time_ns - int(duration)
+            named(template, event), attributes=attributes, start_time=event.time_ns - int(duration)
         )
 
     def _failed(self, span: Span, event: Event) -> None:
@@ -272,69 +270,14 @@ class TelemetryProjection:
         if error is not None and self._on_span:  # one record a span
             span.add_event(EXCEPTION_EVENT, described(error), timestamp=event.time_ns)
 
-    def _log(self, event: Event, known: dict[str, Any] | None = None) -> None:
-        if self._logs is None or not event.spec.logged:
-            return
+    def _attributes(self, event: Event) -> dict[str, Any]:
         refusals = Refusals()
-        attributes = of_event(event, refusals) if known is None else known
-        if event.error is not None and event.metadata.get("result") in _FAILED:
-            attributes.update(described(event.error))
-            if not self._on_log:
-                attributes.pop(EXCEPTION_STACKTRACE, None)
-        scope = event.scope
-        self._logs.emit(
-            timestamp=event.time_ns,
-            observed_timestamp=event.time_ns,
-            context=scope.context if scope is not None and event.spec.role != "point" else _context_of(scope),
-            severity_number=_SEVERITIES[event.severity],
-            severity_text=event.severity,
-            body=event.spec.brief,
-            attributes=attributes,
-            event_name=event.name,
-        )
-        self._count_refusals(refusals)
+        attributes = of_event(event, refusals)
+        self._count(refusals)
+        return attributes
 
-    def _span_event(self, event: Event) -> None:
-        if self._span_events:
-            span = trace.get_current_span(_context_of(event.scope))
-            span.add_event(event.name, of_event(event, Refusals()), timestamp=event.time_ns)
-
-    def _count_refusals(self, refusals: Refusals) -> None:
-        for reason in ("converted", "dropped"):
-            size = getattr(refusals, reason)
-            if size:
-                self._engine.update(REFUSED, "sum", (reason,), size)
-
-
-def _context_of(scope: Scope | None) -> Any:
-    """Return the caller's context if it is inside the scope, the scope's own otherwise."""
-    if scope is None or current() is scope:
-        return None
-    inner = current()
-    while inner is not None:
-        if inner is scope:
-            return None
-        inner = inner.parent
-    return scope.context
-
-
-_PLACE = re.compile(r"\{(\w+)\}")
-
-
-@functools.cache
-def _pieces(template: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Return how a name begins, and its fields with what stands before each but the first."""
-    head, *rest = _PLACE.split(template)
-    return head, tuple(zip(("", *rest[1::2]), rest[::2], strict=False))
-
-
-def _named(template: str, event: Event) -> str:
-    if "{" not in template:
-        return template
-    head, places = _pieces(template)
-    name = ""
-    for between, field in places:
-        value = label(event.value(field))
-        if value:
-            name += f"{between}{value}" if name else value
-    return f"{head}{name}".strip()
+    def _count(self, refusals: Refusals) -> None:
+        if refusals.converted:
+            self._engine.update(REFUSED, "sum", ("converted",), refusals.converted)
+        if refusals.dropped:
+            self._engine.update(REFUSED, "sum", ("dropped",), refusals.dropped)

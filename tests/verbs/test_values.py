@@ -305,3 +305,19 @@ def test_attribute_values_are_converted_or_dropped_and_counted(capture: Capture)
         capture.value("crucible.sdk.refused_attributes", crucible__sdk__refusal__reason=reason)
         for reason in ("converted", "dropped")
     ]
+
+
+@pytest.mark.parametrize("logs", [("otlp",), ("none",)])
+@pytest.mark.parametrize("events", ["log", "span", "both", "off"])
+def test_a_refused_value_is_counted_once_wherever_its_event_goes(capture: Capture, events: Any, logs: Any) -> None:
+    """Not for the span, the log record and the span event again; also when there are no logs."""
+    capture.configure(events=events, logs_exporter=logs)
+    with cx.stage("s", where=object) as stage:  # one, in the start; the end says the same again
+        stage.set(mixed=[1, "a"], gpu=Tensor(1.0, "cuda"))
+    cx.dataset.load("d", duration_s=1.0, of=object)  # a span after the fact
+    cx.execute("my.event", {}, {"of": object})
+    cx.execute("crucible.stage.stop", {"duration": 5}, {"stage": "no start", "of": object})
+    assert [5, 1] == [
+        capture.value("crucible.sdk.refused_attributes", crucible__sdk__refusal__reason=reason)
+        for reason in ("converted", "dropped")
+    ]
