@@ -2,7 +2,7 @@
 
 A raw start makes its operation current, as a verb does; a raw end finds it by the context it happens in, so that
 concurrent jobs do not mix. It never ends what a verb has opened. An end that finds nothing becomes a span if it says
-how long it took; a start without an end is closed at shutdown.
+how long it took; a start without an end is closed at shutdown, or when too many like it are open.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import context as otel_context
+
 from crucible_otel.events.names import EventName, dotted, text
-from crucible_otel.events.outcome import Reported, result_named
+from crucible_otel.events.outcome import Reported, Terminated, result_named
 from crucible_otel.events.sanitize import error_text
 from crucible_otel.events.scope import Scope, current, innermost
 from crucible_otel.events.translate import inward, text_keys
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from crucible_otel.events.runtime import Runtime
 
 _EXPECTED_ENDS = 1_024
+_OPEN, _NESTED = 10_000, 64
+"""Most operations of a kind that raw starts keep open: of a process, and one inside the other."""
 
 
 class RawEvents:
@@ -36,6 +40,7 @@ class RawEvents:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._expected: dict[tuple[str, str, str], int] = {}
+        self._open: dict[str, dict[int, Scope]] = {operation: {} for operation in OPERATIONS}
 
     def execute(self, name: EventName, measurements: object = None, metadata: object = None) -> None:
         """Emit an event by its name."""
@@ -65,9 +70,15 @@ class RawEvents:
                 key = (scope.operation.name, family, told)
                 self._expected[key] = self._expected.get(key, 0) + 1
 
+    def ended(self, scope: Scope) -> None:
+        """Take note that a scope that a raw start has opened is closed."""
+        self._open[scope.operation.name].pop(id(scope), None)
+
     def forget(self) -> None:
-        """Forget what the parent of a forked process expected."""
+        """Forget what the parent of a forked process had open and expected."""
         self._expected.clear()
+        for scopes in self._open.values():
+            scopes.clear()
 
     def _start(
         self, operation: Operation, measurements: dict[str, Any], metadata: dict[str, Any], seed: str, family: str
@@ -76,9 +87,33 @@ class RawEvents:
         if outer is not None and outer.operation is operation and outer.family != family and not outer.ended:
             told = _identity(operation, metadata)
             if told in ("", _identity(operation, outer.fields)) or not _identity(operation, outer.fields):
-                outer.shadowed.append((family, told))
+                if len(outer.shadowed) < _EXPECTED_ENDS:
+                    outer.shadowed.append((family, told))
                 return
-        self._runtime.open(operation, metadata, alias=seed, measurements=measurements, family=family)
+        self._make_room(operation, outer)
+        scope = self._runtime.open(operation, metadata, alias=seed, measurements=measurements, family=family)
+        self._open[operation.name][id(scope)] = scope
+
+    def _make_room(self, operation: Operation, inner: Scope | None) -> None:
+        """End the oldest operation of a kind as incomplete when there are too many: its end does not come any more."""
+        opened = self._open[operation.name]
+        nested, oldest = 0, None
+        while inner is not None:
+            if inner.operation is operation and inner.family and not inner.ended:
+                nested, oldest = nested + 1, inner
+            inner = inner.parent
+        if nested < _NESTED:
+            if len(opened) < _OPEN:
+                return
+            oldest = _first(opened)
+        if oldest is None:
+            return
+        here = otel_context.get_current()
+        evicted = self._runtime.close(oldest, error=Terminated("too many like it are open, and its end did not come"))
+        otel_context.attach(here)  # those inside it go on
+        oldest.forget_ended()
+        if evicted and self._runtime.projection is not None:
+            self._runtime.projection.evicted()
 
     def _end(
         self, spec: EventSpec, measurements: dict[str, Any], metadata: dict[str, Any], seed: str, family: str
@@ -93,13 +128,13 @@ class RawEvents:
             metadata["error"] = error_text(error)
         failed = spec.role == "exception"
         result = result_named(metadata.pop("result", None)) or ("failure" if failed else "")
-        if scope is None:
-            self._runtime.end_orphan(spec, measurements, {**metadata, "result": result or "success"}, error, seed)
-            return
         if failed and error is None:
             told_as = [metadata.get(name) for name in ("error_type", "kind")]
             kind = next((text(value) for value in told_as if value is not None), "") or "_OTHER"
             error = Reported(text(metadata.get("error", "")), kind)
+        if scope is None:
+            self._runtime.end_orphan(spec, measurements, {**metadata, "result": result or "success"}, error, seed)
+            return
         self._runtime.close(scope, error=error, result=result, measurements=measurements, metadata=metadata, alias=seed)
 
     def _was_expected(self, operation: Operation, family: str, told: str) -> bool:
@@ -125,6 +160,13 @@ def _opened(operation: Operation, told: str, family: str) -> Scope | None:
             return scope
         scope = innermost(operation.name, scope.parent) if scope.parent is not None else None
     return None
+
+
+def _first(scopes: Mapping[int, Scope]) -> Scope | None:
+    try:
+        return next(iter(scopes.values()), None)
+    except RuntimeError:  # another thread has opened or closed one meanwhile: there is a next time
+        return None
 
 
 def _unshadow(scope: Scope, family: str) -> bool:

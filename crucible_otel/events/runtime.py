@@ -44,6 +44,9 @@ class Projection(Protocol):
     def refused(self) -> None:
         """A value could not be used."""
 
+    def evicted(self) -> None:
+        """An operation was ended because its end did not come."""
+
 
 class Runtime:
     """What is configured now.
@@ -130,6 +133,8 @@ class Runtime:
             scope.leave()  # ended from another thread, at shutdown: the caller's context is still inside
             return False
         self.open_scopes.pop(id(scope), None)
+        if scope.family:
+            self.raw.ended(scope)
         if scope.shadowed:
             self.raw.expect(scope, scope.shadowed)
         now_s, operation = self.clock.now(), scope.operation
@@ -140,10 +145,6 @@ class Runtime:
         values["duration"] = duration = max(0, round((now_s - scope.started_s) * 1e9)) if duration is None else duration
         event = Event(spec, spec.name, values, {}, scope.started_ns + duration, scope=scope, error=error, alias=alias)
         event.complete({**scope.fields, **(metadata or {}), "result": outcome}, scope.inherited)
-        if spec is operation.exception and error is not None:
-            event.metadata.setdefault("error", error_text(error))
-            if outcome != "cancellation":
-                event.metadata.setdefault("error_type", type_name(error))
         try:
             if scope.closings:
                 call_closing(scope.closings, event, self.fault)
@@ -244,6 +245,10 @@ class Runtime:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _finish(self, event: Event, scope: Scope | None) -> None:
+        if event.spec.role == "exception" and event.error is not None:
+            event.metadata.setdefault("error", error_text(event.error))
+            if event.metadata.get("result") != "cancellation":
+                event.metadata.setdefault("error_type", type_name(event.error))
         if self.projection is not None:
             try:
                 self.projection.closed(event, scope)

@@ -106,6 +106,13 @@ class Scope:
         if self.prior is not None and self in chain(current()):
             otel_context.attach(self.prior)
 
+    def forget_ended(self) -> None:
+        """Let go of the scopes around it that have ended: a chain of those whose ends never come would only grow."""
+        outer = self.parent
+        while outer is not None and outer.ended:
+            self.prior, self.parent = outer.prior, outer.parent
+            outer = self.parent
+
 
 def leave_ended() -> None:
     """Come out of the scopes that have ended elsewhere, such as at shutdown, while the calling context was inside."""

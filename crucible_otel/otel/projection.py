@@ -30,7 +30,7 @@ from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Severity
 from crucible_otel.semconv.names import ERROR_TYPE, EXCEPTION_EVENT, INCOMPLETE, RESULT
 from crucible_otel.semconv.registry import EVENTS, OPERATIONS
-from crucible_otel.semconv.sdk import FAULTS, HANDLER_FAILURES, REFUSED
+from crucible_otel.semconv.sdk import EVICTIONS, FAULTS, HANDLER_FAILURES, REFUSED
 from crucible_otel.semconv.training import NONFINITE_EVENT, TRAINING, WATCHED
 
 logger = logging.getLogger("crucible_otel")
@@ -167,6 +167,10 @@ class TelemetryProjection:
     def refused(self) -> None:
         """Count a value that could not be used."""
         self._engine.update(*self._engine.refusal)
+
+    def evicted(self) -> None:
+        """Count an operation that was ended because its end did not come."""
+        self._engine.update(EVICTIONS, "sum", ())
 
     def handler_failed(self, handler_id: str) -> None:
         """Count an exception of a handler."""

@@ -41,8 +41,14 @@ FAULTS: Final = Metric(
     brief="Errors inside the SDK that were kept away from the program.",
     attributes=("crucible.sdk.component",),
 )
+EVICTIONS: Final = Metric(
+    name="crucible.sdk.operation.evictions",
+    kind="counter",
+    unit="{operation}",
+    brief="Operations that were ended as incomplete, because their ends did not come and too many were open.",
+)
 
-METRICS: Final = (DROPPED, HANDLER_FAILURES, REFUSED, OVERFLOWS, FAULTS)
+METRICS: Final = (DROPPED, HANDLER_FAILURES, REFUSED, OVERFLOWS, FAULTS, EVICTIONS)
 
 ANCHOR: Final = "crucible.sdk.anchor"
 """Instrument that keeps the SDK collecting; never exported."""
