@@ -6,7 +6,6 @@ folds first and reads everything under the same lock.
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import weakref
@@ -21,20 +20,18 @@ from crucible_otel.otel.diversion import Diversion, Drained
 from crucible_otel.otel.family import Family
 from crucible_otel.otel.group import Group, grouped
 from crucible_otel.otel.handle import Handle, Owner
-from crucible_otel.otel.labels import OVERFLOWING, attributes, placed
-from crucible_otel.otel.series import STOPPED, Distribution
+from crucible_otel.otel.labels import placed
 from crucible_otel.otel.snapshot import Exemplar, MetricSnapshot, Point, Snapshot
-from crucible_otel.otel.values import is_kept, number
+from crucible_otel.otel.structural import StructuralSeries, Update
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Feed, Metric
 from crucible_otel.semconv.registry import HOT
-from crucible_otel.semconv.sdk import DROPPED, OVERFLOWS, REFUSED
+from crucible_otel.semconv.sdk import DROPPED, REFUSED
 from crucible_otel.semconv.training import NONFINITE
 
 FOLD_AT = 1024
 """Records of a hot event that are folded at once; see docs/decisions/0007-fold-size.md."""
 _UPDATE_AT = 256
-Update = tuple[Metric, str, "tuple[Any, ...]", float]
 Report = Callable[..., None]
 
 
@@ -66,10 +63,9 @@ class Engine:
         self.lock = threading.Lock()
         self.started_ns = clock.time_ns()
         self._exemplars = exemplars
-        self._updates: list[Update] = []
-        self._series: dict[str, dict[tuple[Any, ...], Any]] = {}
-        self._metrics: dict[str, Metric] = {}
-        self._diversion = Diversion(lambda size: self._apply(DROPPED, "sum", ("metrics", "divert_full"), size))
+        self._diversion = Diversion(self._no_room)
+        self._structural = StructuralSeries(limit, self._diversion)
+        self._updates = self._structural.updates
         self._bound: dict[tuple[str, bool, tuple[object, ...]], Handle] = {}
         self._bad: list[tuple[Owner, str, float, int]] = []
         self._groups: list[Group] = []
@@ -119,7 +115,7 @@ class Engine:
         updates.append((metric, how, labels, value))
         if len(updates) >= _UPDATE_AT and self.lock.acquire(blocking=False):
             try:
-                self._fold_updates()
+                self._structural.fold()
             finally:
                 self.lock.release()
 
@@ -132,13 +128,13 @@ class Engine:
 
     def nonfinite(self, owner: Owner, field: str, value: float, since: int | None) -> None:
         """Count a value that is not finite, and remember a transition for its event."""
-        self._apply(NONFINITE, "sum", (*owner.state.values, field), 1)
+        self._structural.apply(NONFINITE, "sum", (*owner.state.values, field), 1)
         if since is not None:
             self._bad.append((owner, field, value, since))
 
     def refused(self, size: int) -> None:
         """Count values that could not be used."""
-        self._apply(REFUSED, "sum", ("dropped",), size)
+        self._structural.apply(REFUSED, "sum", ("dropped",), size)
 
     def pend(self, feed: Feed, state: Any, values: Sequence[float]) -> None:
         """Keep the values of a diverted histogram."""
@@ -147,7 +143,7 @@ class Engine:
 
     def overflowed(self, metric: Metric) -> None:
         """Count an attribute set beyond the limit."""
-        self._updates.append((OVERFLOWS, "sum", (metric.name,), 1))
+        self._structural.overflowed(metric)
 
     def take_bad(self) -> list[tuple[Owner, str, float, int]]:
         """Take the transitions since the last call."""
@@ -219,8 +215,7 @@ class Engine:
     def reset_after_fork(self) -> None:
         """Start from zero in a child process, whatever the parent was doing."""
         self.lock = threading.Lock()
-        self._updates.clear()
-        self._series.clear()
+        self._structural.clear()
         self._bad = []
         self._diversion.clear()
         self.started_ns = self.clock.time_ns()
@@ -231,81 +226,18 @@ class Engine:
 
     # -- inside (the lock is held) -----------------------------------------------------------------------------------
 
+    def _no_room(self, size: int) -> None:
+        self._structural.apply(DROPPED, "sum", ("metrics", "divert_full"), size)
+
     def _fold_all(self) -> None:
         for family in self.families.values():
             family.fold_now(hot=False)
-        self._fold_updates()
-
-    def _fold_updates(self) -> None:
-        updates = self._updates
-        size = len(updates)
-        chunk = updates[:size]
-        del updates[:size]
-        kept = {(each[0].name, each[2]): index for index, each in enumerate(chunk) if is_kept(each[3])}
-        for index, (metric, how, labels, value) in enumerate(chunk):
-            if kept and is_kept(value):  # on an accelerator: of those for one series only the last is read
-                if kept[metric.name, labels] != index:
-                    continue
-                read = number(value)
-                if read is None:
-                    self.refused(1)
-                    continue
-                value = read
-            self._apply(metric, how, labels, value)
-
-    def _apply(self, metric: Metric, how: str, labels: tuple[Any, ...], value: float) -> None:
-        series = self._series.setdefault(metric.name, {})
-        self._metrics.setdefault(metric.name, metric)
-        if how == "off":
-            series.pop(labels, None)
-            return
-        if labels not in series and len(series) >= self.cardinality_limit:
-            if OVERFLOWING not in series and metric is not OVERFLOWS:
-                self.overflowed(metric)
-            labels = OVERFLOWING
-        if metric.kind == "histogram":
-            distribution = series.get(labels)
-            if distribution is None:
-                distribution = series[labels] = Distribution(metric.buckets)
-            distribution.observe(metric.buckets, (value,), value, value, value, None)
-            if metric in self._diversion:
-                self._diversion.pend(metric, labels, (value,))
-        elif metric.kind == "gauge":
-            self._apply_gauge(metric, series, labels, value)
-        else:
-            series[labels] = series.get(labels, 0) + value
-
-    def _apply_gauge(
-        self, metric: Metric, series: dict[tuple[Any, ...], Any], labels: tuple[Any, ...], value: float
-    ) -> None:
-        if math.isfinite(value):
-            series[labels] = value
-        else:
-            model = labels[0] if labels else ""
-            self._apply(NONFINITE, "sum", (model, metric.name.rpartition(".")[2]), 1)
-            series[labels] = STOPPED
+        self._structural.fold()
 
     def _points(self) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
         for group in self._groups:
             yield from group.points(self.started_ns)
-        yield from self._structural_points()
-
-    def _structural_points(self) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
-        for name, series in self._series.items():
-            metric = self._metrics[name]
-            yield (
-                metric,
-                tuple(
-                    Point(
-                        attributes(metric, labels),
-                        value.snapshot() if isinstance(value, Distribution) else value,
-                        self.started_ns,
-                        value.samples() if isinstance(value, Distribution) else (),
-                    )
-                    for labels, value in series.items()
-                    if value is not STOPPED
-                ),
-            )
+        yield from self._structural.points(self.started_ns)
 
 
 def _ignore(*args: object, **kwargs: object) -> None:
