@@ -30,6 +30,7 @@ class Plan:
 
     def changes(self, event: Event) -> Iterable[Change]:
         """Return the updates that an event asks for; values that are no numbers give None in place of the value."""
+        how: str
         for feed, sources in self._steps:
             if feed.each:
                 for name, value in text_keys(event.value(feed.field)).items():
@@ -37,22 +38,23 @@ class Plan:
                     if read is not None:
                         yield feed.metric, feed.how, tuple(source(event, name) for source in sources), read
                 continue
-            labels = tuple(source(event, "") for source in sources)
-            if not feed.field:
-                yield feed.metric, *_WITHOUT_FIELD[feed.how], labels, -1.0 if feed.how == "down" else 1.0
-                continue
-            given = event.value(feed.field)
-            read = given if type(given) is int and -LARGE < given < LARGE else number(given)
-            if read is not None:
-                yield feed.metric, feed.how, labels, read * feed.scale if feed.scale != 1.0 else read
+            if feed.field:
+                given = event.value(feed.field)
+                read = given if type(given) is int and -LARGE < given < LARGE else number(given)
+                if read is None:
+                    continue
+                how, value = feed.how, read * feed.scale if feed.scale != 1.0 else read
+            else:
+                how, value = _WITHOUT_FIELD[feed.how]
+            yield feed.metric, how, tuple([source(event, "") for source in sources]), value
 
 
-_WITHOUT_FIELD: dict[str, tuple[str]] = {
-    "count": ("sum",),
-    "up": ("sum",),
-    "down": ("sum",),
-    "on": ("set",),
-    "off": ("off",),
+_WITHOUT_FIELD: dict[str, tuple[str, float]] = {
+    "count": ("sum", 1.0),
+    "up": ("sum", 1.0),
+    "down": ("sum", -1.0),
+    "on": ("set", 1.0),
+    "off": ("off", 1.0),
 }
 
 
