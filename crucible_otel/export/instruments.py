@@ -72,6 +72,16 @@ class DivertedInstruments:
         self._lock = threading.Lock()
         in_child(self._after_fork)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The metrics that have an instrument."""
+        return frozenset(self._instruments)
+
+    @property
+    def created(self) -> tuple[object, ...]:
+        """All instruments."""
+        return tuple(self._instruments.values())
+
     def bind(self, source: MetricSource, specs: Iterable[Metric]) -> None:
         """Create the instruments that are missing and take the metrics' values from ``source`` from now on."""
         specs = tuple(specs)

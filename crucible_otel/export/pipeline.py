@@ -16,11 +16,12 @@ from opentelemetry.sdk.resources import Resource
 
 from crucible_otel.config.settings import Settings
 from crucible_otel.errors import ConfigurationError
+from crucible_otel.export.binding import has_ended
 from crucible_otel.export.declarative import configure_from_file
 from crucible_otel.export.delivery import MetricDelivery
 from crucible_otel.export.fork import in_child
 from crucible_otel.export.hooks import ExitHooks
-from crucible_otel.export.joined import JoinedMetrics, join
+from crucible_otel.export.joined import JoinedMetrics, foreign_meter_provider, join
 from crucible_otel.export.leave import Departure, Part
 from crucible_otel.export.otlp import build_metric_delivery
 from crucible_otel.export.own import OwnMetrics
@@ -99,11 +100,11 @@ class Pipeline:
     # -- metrics -----------------------------------------------------------------------------------------------------
 
     def _metrics(self, settings: Settings, environ: Mapping[str, str]) -> Part:
+        if (application := foreign_meter_provider(_OwnMeterProvider)) is not None:
+            self.meter_provider = application
+            self.joined_metrics = join(application, self._source, self._specs, on_fault=self._on_fault)
+            return self._joined_part(application, self.joined_metrics)
         present = metrics.get_meter_provider()
-        if isinstance(present, MeterProvider) and not isinstance(present, _OwnMeterProvider):
-            self.meter_provider = present
-            self.joined_metrics = join(present, self._source, self._specs, on_fault=self._on_fault)
-            return self._joined_part(present, self.joined_metrics)
         readers: list[MetricReader] = []
         deliveries = []
         try:
@@ -145,18 +146,17 @@ class Pipeline:
             replace_ended(metrics._internal, "_METER_PROVIDER", own.provider)
         return part_of("metrics", own.provider, deliveries)
 
-    def _joined_part(self, provider: MeterProvider, route: JoinedMetrics) -> Part:
-        def flush(timeout_s: float) -> bool:
-            return route.flush(timeout_s) and provider.force_flush(timeout_millis=timeout_s * 1000) is not False
-
+    def _joined_part(self, provider: Any, route: JoinedMetrics) -> Part:
         def shutdown(timeout_s: float) -> bool:
-            flushed = flush(timeout_s)
-            route.close()
-            if self._process_ends:
-                provider.shutdown(timeout_millis=timeout_s * 1000)
+            flushed = route.deliver(timeout_s)
+            try:
+                if self._process_ends and hasattr(provider, "shutdown") and not has_ended(provider):
+                    provider.shutdown(timeout_millis=timeout_s * 1000)
+            finally:
+                route.close(self._source)
             return flushed
 
-        return Part(name="metrics", flush=flush, shutdown=shutdown)
+        return Part(name="metrics", flush=route.deliver, shutdown=shutdown)
 
     # -- leaving -----------------------------------------------------------------------------------------------------
 
@@ -234,6 +234,7 @@ class Pipeline:
                 )
                 if joined
             ],
+            "joined_metrics": self.joined_metrics.route if self.joined_metrics is not None else None,
             "pid": os.getpid(),
         }
 

@@ -42,10 +42,12 @@ class PointBuilder:
 
     Args:
         temporality: What the reader asks for; a kind that is missing is cumulative.
+        exemplars: Whether points carry exemplars.
     """
 
-    def __init__(self, temporality: Temporalities) -> None:
+    def __init__(self, temporality: Temporalities, *, exemplars: bool = True) -> None:
         self._temporality = temporality
+        self._with_exemplars = exemplars
         self._previous: dict[_SeriesKey, _Seen] = {}
         self._collected_unix_nano = 0
 
@@ -104,7 +106,7 @@ class PointBuilder:
                 trace_id=one.trace_id or None,
             )
             for one in exemplars
-            if one.time_unix_nano > self._collected_unix_nano
+            if self._with_exemplars and one.time_unix_nano > self._collected_unix_nano
         ]
 
 

@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     InMemoryMetricReader,
-    Metric,
     MetricExporter,
     MetricReader,
     MetricsData,
     PeriodicExportingMetricReader,
-    ResourceMetrics,
-    ScopeMetrics,
 )
 from opentelemetry.sdk.metrics.view import Aggregation
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from crucible_otel.export.faults import FaultCounter
 from crucible_otel.export.fork import in_child
-from crucible_otel.export.points import PointBuilder
-from crucible_otel.export.scope import ANCHOR_SCOPE, own_scope
-from crucible_otel.export.views import temporalities
+from crucible_otel.export.merging import Merger
 from crucible_otel.otel.source import MetricSource
 
 OnFault = Callable[[str], object]
@@ -47,37 +41,21 @@ class SnapshotReader(MetricReader):
 
     def _prepare(self, source: MetricSource, on_fault: OnFault | None) -> None:
         """Set up what collecting needs; comes before ``super().__init__``, which may start a thread."""
-        self._source = source
-        self._builder: PointBuilder | None = None
-        self._merge_lock = threading.Lock()
         self.faults = FaultCounter(type(self).__name__, on_fault)
+        self._merger = Merger(source, self.faults)
+        self._merge_lock = threading.RLock()
         in_child(self._after_fork)
 
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
         # Held while delivering, so that the deltas of a flush and of the ticker arrive in the order they were made in.
         with self._merge_lock:
-            metrics_data = self._merged(metrics_data)
+            metrics_data = self._merger.merge(self, metrics_data)
             if self._delivers_empty or any(resource.scope_metrics for resource in metrics_data.resource_metrics):
                 super()._receive_metrics(metrics_data, timeout_millis, **kwargs)  # type: ignore[safe-super]
 
-    def _merged(self, metrics_data: MetricsData) -> MetricsData:
-        try:
-            if self._builder is None:
-                self._builder = PointBuilder(temporalities(self))
-            metrics = self._builder.build(self._source.snapshot())
-        except Exception as error:
-            self.faults.note(type(error).__name__, "a collection goes out without our metrics", error)
-            metrics = []
-        try:
-            return merged(metrics_data, metrics, own_scope())
-        except Exception as error:
-            self.faults.note(type(error).__name__, "a collection goes out unchanged", error)
-            return metrics_data
-
     def _after_fork(self) -> None:
-        self._merge_lock = threading.Lock()
-        if self._builder is not None:
-            self._builder.reset()
+        self._merge_lock = threading.RLock()
+        self._merger.reset()
 
 
 class OtlpMetricReader(SnapshotReader, PeriodicExportingMetricReader):
@@ -153,31 +131,3 @@ class MemoryMetricReader(SnapshotReader, InMemoryMetricReader):
     ) -> None:
         self._prepare(source, on_fault)
         super().__init__(preferred_temporality, preferred_aggregation)
-
-
-def merged(data: MetricsData, metrics: list[Metric], scope: InstrumentationScope) -> MetricsData:
-    """Return ``data`` with ``metrics`` in ``scope`` and without the anchor.
-
-    An existing scope is extended, never repeated: of two equal scopes the OTLP encoder keeps only the last.
-    """
-    return MetricsData(
-        [
-            ResourceMetrics(
-                one.resource, list(_with(one.scope_metrics, [] if index else metrics, scope)), one.schema_url
-            )
-            for index, one in enumerate(data.resource_metrics)
-        ]
-    )
-
-
-def _with(scopes: Iterable[ScopeMetrics], metrics: list[Metric], scope: InstrumentationScope) -> Iterable[ScopeMetrics]:
-    for one in scopes:
-        if one.scope == ANCHOR_SCOPE:
-            continue
-        if one.scope == scope and metrics:
-            yield ScopeMetrics(one.scope, [*one.metrics, *metrics], one.schema_url)
-            metrics = []
-        else:
-            yield one
-    if metrics:
-        yield ScopeMetrics(scope, metrics, scope.schema_url or "")

@@ -1,18 +1,20 @@
 """What the SDK knows and does not document: which of our metrics it was told to treat in a way of its own.
 
-This is the only module that touches undocumented parts of the SDK's metrics. Each function is guarded: where a part
-has gone or changed, it answers what is safe and logs that once. ``tests/export/test_views.py`` fails on such an SDK.
+Only this module and :mod:`crucible_otel.export.binding` touch undocumented parts of the SDK's metrics. Each function
+is guarded: where a part has gone or changed, it answers what is safe and logs that. ``tests/export/test_views.py``
+fails on such an SDK.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from threading import Lock
 from typing import Any, Final, TypeVar
 
 from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, ObservableGauge, UpDownCounter, _Gauge
-from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricReader
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader, MetricReader
 from opentelemetry.sdk.metrics.view import (
     DefaultAggregation,
     ExplicitBucketHistogramAggregation,
@@ -59,11 +61,15 @@ def temporalities(reader: MetricReader) -> dict[MetricKind, AggregationTemporali
 
 
 def altered_kinds(reader: MetricReader) -> frozenset[MetricKind]:
-    """Return the kinds that a reader wants aggregated otherwise than we do, as base-2 histograms for instance."""
+    """Return the kinds that a reader wants aggregated otherwise than we do: base-2 histograms, or fewer series."""
 
     def read() -> frozenset[MetricKind]:
         table: Mapping[Any, Any] = reader._instrument_class_aggregation
-        return frozenset(kind for kind, used in DIVERTED_AS.items() if not _is_plain(kind, _of_class(table, used)))
+        return frozenset(
+            kind
+            for kind, used in DIVERTED_AS.items()
+            if not _is_plain(kind, _of_class(table, used)) or _is_limited(reader, used)
+        )
 
     return _guarded(read, frozenset(), "histograms have explicit buckets")
 
@@ -119,6 +125,20 @@ def forget_parent(provider: MeterProvider, readers: Iterable[MetricReader]) -> N
     _guarded(renew, None, "what was recorded on SDK instruments is reported by forked children too")
 
 
+def forget_instruments(provider: object, instruments: Iterable[object]) -> None:
+    """Let a forked child begin anew with these instruments; whatever else an application's provider has is its own."""
+
+    def forget() -> None:
+        if not isinstance(provider, MeterProvider):
+            return
+        consumer: Any = provider._measurement_consumer
+        for storage in consumer._reader_storages.values():
+            for instrument in instruments:
+                storage._instrument_view_instrument_matches.pop(instrument, None)
+
+    _guarded(forget, None, "what was recorded on SDK instruments is reported by forked children too")
+
+
 def _of_class(table: Mapping[Any, Result], wanted: type) -> Result:
     # The keys are private subclasses of the public instrument classes, each public class itself being a base of one.
     return next(value for key, value in table.items() if issubclass(key, wanted))
@@ -128,6 +148,17 @@ def _is_plain(kind: MetricKind, aggregation: object) -> bool:
     if kind == "histogram" and type(aggregation) is ExplicitBucketHistogramAggregation:
         return aggregation._boundaries is None and aggregation._record_min_max
     return type(aggregation) in _PLAIN[kind]
+
+
+def _is_limited(reader: MetricReader, used: type) -> bool:
+    # Releases before 1.45 have no limits by reader.
+    limits, usual = (getattr(one, "_instrument_class_cardinality_limit", None) for one in (reader, _usual_reader()))
+    return limits is not None and usual is not None and _of_class(limits, used) < _of_class(usual, used)
+
+
+@cache
+def _usual_reader() -> MetricReader:
+    return InMemoryMetricReader()
 
 
 def _guarded(read: Callable[[], Result], otherwise: Result, meaning: str) -> Result:

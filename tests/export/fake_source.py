@@ -59,6 +59,8 @@ class FakeSource:
         """Begin at zero, as a forked child does."""
         with self._lock:
             self._series.clear()
+            for kept in self._diverted.values():
+                kept.clear()
             self.start = self.now + 1
 
     def snapshot(self) -> Snapshot:

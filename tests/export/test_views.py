@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import pytest
@@ -17,22 +16,20 @@ from opentelemetry.sdk.metrics.view import (
     SumAggregation,
     View,
 )
-from opentelemetry.sdk.resources import Resource
 
-from crucible_otel.export.own import OwnMetrics
-from crucible_otel.export.readers import MemoryMetricReader, OtlpMetricReader
 from crucible_otel.export.views import altered_kinds, metrics_to_divert, named_by_views, temporalities
 from crucible_otel.semconv.names import SCOPE_NAME
 from crucible_otel.semconv.sdk import ANCHOR
 from tests.export.collected import KeepingExporter, metrics_of, points_of, values_of
 from tests.export.fake_source import ACTIVE, DURATION, LOSS, SPECS, STEPS, UTILIZATION, FakeSource
+from tests.export.ways import Built, Way
 
 BASE2 = "base2_exponential_bucket_histogram"
 
 
-def pipeline(source: FakeSource, reader: Any, *views: View) -> OwnMetrics:
+def pipeline(way: Way, source: FakeSource, reader: Any, *views: View) -> Built:
     """Return a pipeline with a user's Views."""
-    return OwnMetrics(source, SPECS, [reader], resource=Resource({}), views=views)
+    return way.build(source, reader, views=views)
 
 
 def fill(source: FakeSource) -> None:
@@ -64,11 +61,12 @@ def test_views_name_metrics_by_all_their_criteria(view: View, named: tuple[Any, 
     assert named == named_by_views(SPECS, [view])
 
 
-def test_a_view_gets_sdk_instruments_and_all_values() -> None:
+def test_a_view_gets_sdk_instruments_and_all_values(way: Way) -> None:
     """Renamed, with attributes and buckets of its own, in the collection that follows the values."""
     source = FakeSource()
-    reader = MemoryMetricReader(source)
+    reader = way.reader(source)
     own = pipeline(
+        way,
         source,
         reader,
         View(instrument_name="test.steps", name="renamed.steps", attribute_keys={"model"}),
@@ -79,7 +77,7 @@ def test_a_view_gets_sdk_instruments_and_all_values() -> None:
 
     data = reader.get_metrics_data()
 
-    assert (STEPS, DURATION, LOSS) == own.diverted
+    assert ((STEPS, DURATION, LOSS) if way.merges else SPECS) == own.diverted
     found = metrics_of(data)
     assert {"renamed.steps", "test.active", "test.step.duration", "test.loss", "test.utilization"} == set(found)
     assert [({"model": "a"}, 3)] == [(one.attributes, one.value) for one in points_of(data, "renamed.steps")]
@@ -90,11 +88,11 @@ def test_a_view_gets_sdk_instruments_and_all_values() -> None:
     assert ("Steps made.", "{step}") == (found["renamed.steps"].description, found["renamed.steps"].unit)
 
 
-def test_a_view_that_changes_nothing_keeps_our_buckets() -> None:
+def test_a_view_that_changes_nothing_keeps_our_buckets(way: Way) -> None:
     """The instruments carry the declared bounds as advice."""
     source = FakeSource()
-    reader = MemoryMetricReader(source)
-    pipeline(source, reader, View(instrument_name="*"))
+    reader = way.reader(source)
+    pipeline(way, source, reader, View(instrument_name="*"))
     fill(source)
 
     assert [(DURATION.buckets, (0, 1, 1, 0), 5.5)] == [
@@ -103,11 +101,11 @@ def test_a_view_that_changes_nothing_keeps_our_buckets() -> None:
     ]
 
 
-def test_a_diverted_gauge_that_ends_disappears() -> None:
+def test_a_diverted_gauge_that_ends_disappears(way: Way) -> None:
     """A loss that turned NaN must not stay at its last healthy value."""
     source = FakeSource()
-    reader = MemoryMetricReader(source)
-    pipeline(source, reader, View(instrument_name="test.loss"))
+    reader = way.reader(source)
+    pipeline(way, source, reader, View(instrument_name="test.loss"))
     source.add(LOSS, 0.25)
     before = values_of(reader.get_metrics_data(), "test.loss")
     source.end(LOSS)
@@ -118,24 +116,25 @@ def test_a_diverted_gauge_that_ends_disappears() -> None:
 @pytest.mark.parametrize(
     "criteria", [{"instrument_name": "*"}, {"instrument_name": ANCHOR}, {"meter_name": SCOPE_NAME}]
 )
-def test_a_view_that_drops_everything_does_not_stop_collections(criteria: dict[str, str]) -> None:
+def test_a_view_that_drops_everything_does_not_stop_collections(way: Way, criteria: dict[str, str]) -> None:
     """The anchor has a View of its own; what another View keeps is still delivered."""
     source = FakeSource()
-    reader = MemoryMetricReader(source)
-    pipeline(source, reader, View(**criteria, aggregation=DropAggregation()), View(instrument_name="test.steps"))
+    reader = way.reader(source)
+    pipeline(way, source, reader, View(**criteria, aggregation=DropAggregation()), View(instrument_name="test.steps"))
     fill(source)
 
     assert [2, 1] == values_of(reader.get_metrics_data(), "test.steps")
     assert ANCHOR not in metrics_of(reader.get_metrics_data())
 
 
-def test_everything_dropped_is_nothing_delivered() -> None:
+def test_everything_dropped_is_nothing_delivered(way: Way) -> None:
     """Not even the anchor."""
     source = FakeSource()
     exporter = KeepingExporter()
     own = pipeline(
+        way,
         source,
-        OtlpMetricReader(source, exporter, interval_s=math.inf),
+        way.pushing(source, exporter),
         View(instrument_name="*", aggregation=DropAggregation()),
     )
     fill(source)
@@ -144,38 +143,38 @@ def test_everything_dropped_is_nothing_delivered() -> None:
     assert [] == exporter.exports
 
 
-def test_a_view_that_renames_gauges_does_not_let_the_anchor_out() -> None:
+def test_a_view_that_renames_gauges_does_not_let_the_anchor_out(way: Way) -> None:
     """Whatever streams are made of it are in its own scope, and stripped with that."""
     source = FakeSource()
-    reader = MemoryMetricReader(source)
-    pipeline(source, reader, View(instrument_unit="", name="caught"))
+    reader = way.reader(source)
+    pipeline(way, source, reader, View(instrument_unit="", name="caught"))
     source.add(STEPS, 1)
 
     assert {"test.steps"} == set(metrics_of(reader.get_metrics_data()))
 
 
-def test_the_base2_preference_diverts_histograms_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base2_preference_diverts_histograms_only(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter's environment variable gives base-2 histograms; all else stays on our route."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", BASE2)
     source = FakeSource()
     exporter = OTLPMetricExporter()
-    reader = MemoryMetricReader(source, exporter._preferred_temporality, exporter._preferred_aggregation)
-    own = pipeline(source, reader)
+    reader = way.reader(source, exporter._preferred_temporality, exporter._preferred_aggregation)
+    own = pipeline(way, source, reader)
     fill(source)
 
     data = reader.get_metrics_data()
 
-    assert (DURATION,) == own.diverted
+    assert ((DURATION,) if way.merges else SPECS) == own.diverted
     assert ExponentialHistogram is type(metrics_of(data)["test.step.duration"].data)
     assert [(2, 5.5)] == [(one.count, one.sum) for one in points_of(data, "test.step.duration")]
 
 
-def test_a_reader_of_base2_leaves_another_its_buckets() -> None:
+def test_a_reader_of_base2_leaves_another_its_buckets(way: Way) -> None:
     """Both read the same SDK instrument, each in its way."""
     source = FakeSource()
-    base2 = MemoryMetricReader(source, None, {Histogram: ExponentialBucketHistogramAggregation()})
-    plain = MemoryMetricReader(source)
-    OwnMetrics(source, SPECS, [base2, plain], resource=Resource({}))
+    base2 = way.reader(source, None, {Histogram: ExponentialBucketHistogramAggregation()})
+    plain = way.reader(source)
+    way.build(source, base2, plain)
     fill(source)
 
     first, second = base2.get_metrics_data(), plain.get_metrics_data()
@@ -184,13 +183,13 @@ def test_a_reader_of_base2_leaves_another_its_buckets() -> None:
     assert [(0, 1, 1, 0)] == [one.bucket_counts for one in points_of(second, "test.step.duration")]
 
 
-def test_a_reader_that_drops_gauges_still_collects() -> None:
+def test_a_reader_that_drops_gauges_still_collects(way: Way) -> None:
     """The anchor's View names its aggregation, which wins over the reader's preference."""
     from opentelemetry.sdk.metrics import ObservableGauge
 
     source = FakeSource()
-    reader = MemoryMetricReader(source, None, {ObservableGauge: DropAggregation()})
-    pipeline(source, reader)
+    reader = way.reader(source, None, {ObservableGauge: DropAggregation()})
+    pipeline(way, source, reader)
     fill(source)
 
     assert {"test.steps", "test.active", "test.step.duration"} == set(metrics_of(reader.get_metrics_data()))

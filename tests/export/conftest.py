@@ -1,0 +1,31 @@
+"""What the tests of the way out share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.export.ways import CALLBACK, OWN, READERS, WAYS, Way
+
+
+@pytest.fixture(params=WAYS, ids=str)
+def way(request: pytest.FixtureRequest) -> Way:
+    """Each of the ways of our metrics out of the process."""
+    found = request.param
+    assert isinstance(found, Way)
+    return found
+
+
+@pytest.fixture(params=[OWN, READERS], ids=str)
+def merging(request: pytest.FixtureRequest) -> Way:
+    """The ways by which points are ours."""
+    found = request.param
+    assert isinstance(found, Way)
+    return found
+
+
+@pytest.fixture(params=[READERS, CALLBACK], ids=str)
+def joining(request: pytest.FixtureRequest) -> Way:
+    """The ways into an application's provider."""
+    found = request.param
+    assert isinstance(found, Way)
+    return found
