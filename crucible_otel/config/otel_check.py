@@ -79,12 +79,9 @@ def _check_sampler_argument(environ: Mapping[str, str]) -> None:
 
 
 def _check_batch(batch: str, queue: str, environ: Mapping[str, str]) -> None:
-    batch_size, queue_size = (read(each, environ) or int(OTEL_VARIABLES[each].default) for each in (batch, queue))
-    if batch_size > queue_size:
-        blamed, other, bound = (batch, queue, "at most") if read(batch, environ) else (queue, batch, "at least")
-        raise ConfigurationError(
-            blamed, environ[blamed], f"{bound} {other} ({queue_size if blamed == batch else batch_size})"
-        )
+    batch_size, queue_size = read(batch, environ), read(queue, environ)
+    if batch_size and queue_size and batch_size > queue_size:
+        raise ConfigurationError(batch, environ[batch], f"at most {queue} ({queue_size})")
 
 
 def _check_signal(prefix: str, environ: Mapping[str, str], general: General) -> None:

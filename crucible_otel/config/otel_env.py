@@ -98,9 +98,14 @@ def _otlp(signal: str) -> Iterator[OtelVariable]:
 def _batching(processor: str, delay_ms: int, what: str) -> Iterator[OtelVariable]:
     rows = (
         ("SCHEDULE_DELAY", _DELAY, delay_ms, f"Pause between two exports of {what}."),
-        ("MAX_QUEUE_SIZE", _BATCH, 2048, f"How many {what} may wait."),
-        ("MAX_EXPORT_BATCH_SIZE", _BATCH, 512, f"How many {what} one export carries; at most the queue size."),
-        ("EXPORT_TIMEOUT", _LIMIT, 30000, "Read and not used by the SDK."),
+        ("MAX_QUEUE_SIZE", _BATCH, "no number, see `queue_max_bytes`", f"How many {what} may wait."),
+        (
+            "MAX_EXPORT_BATCH_SIZE",
+            _BATCH,
+            "no number, 2 MiB in memory",
+            f"How many {what} one export carries; at most the queue size.",
+        ),
+        ("EXPORT_TIMEOUT", _LIMIT, 30000, "Not used."),
     )
     for tail, parser, default, doc in rows:
         yield OtelVariable(name=f"OTEL_{processor}_{tail}", parser=parser, default=str(default), doc=doc)

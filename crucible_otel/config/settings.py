@@ -131,6 +131,17 @@ class Settings:
         default=3.0,
         doc="How long the end of the process may wait for telemetry to leave.",
     )
+    queue_max_bytes: int = setting(
+        integer(100_000, 2**40, "a whole number of bytes"),
+        default=67_108_864,
+        doc="How much memory the spans that wait for their export may take, and as much the log records: about 3 kB "
+        "each and their texts. What comes then is dropped and counted.",
+    )
+    sample_rate: float = setting(
+        number(0, 1),
+        default=1.0,
+        doc="Share of the traces that are kept; `OTEL_TRACES_SAMPLER` wins over it, even over the argument.",
+    )
     sample_rate: float = setting(
         number(0, 1),
         default=1.0,

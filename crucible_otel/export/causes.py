@@ -68,7 +68,7 @@ _CERTIFICATE = "OTEL_EXPORTER_OTLP_CERTIFICATE"
 QUEUE_FULL = Cause(
     "queue_full",
     "more is made than is taken away, the export queue is full",
-    "raise OTEL_BSP_MAX_QUEUE_SIZE (spans) or OTEL_BLRP_MAX_QUEUE_SIZE (log records)",
+    "raise CRUCIBLE_OTEL_QUEUE_MAX_BYTES and, where set, OTEL_BSP_MAX_QUEUE_SIZE or OTEL_BLRP_MAX_QUEUE_SIZE",
     # What a backend that is away leads to.
     vague=True,
 )

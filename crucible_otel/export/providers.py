@@ -129,7 +129,7 @@ def trace_route(
     )
     in_child(provider.refresh_process)
     for delivery in deliveries:
-        provider.add_span_processor(SpanQueue(delivery, ledger))
+        provider.add_span_processor(SpanQueue(delivery, ledger, environ, max_bytes=settings.queue_max_bytes))
     if not isinstance(trace.get_tracer_provider(), _OwnTracerProvider):
         trace.set_tracer_provider(provider)
     elif getattr(trace.get_tracer_provider(), "ended", False):
@@ -170,7 +170,7 @@ def log_route(
     provider = _OwnLoggerProvider(resource=resource, shutdown_on_exit=False)
     in_child(provider.refresh_process)
     for delivery in deliveries:
-        provider.add_log_record_processor(LogQueue(delivery, ledger))
+        provider.add_log_record_processor(LogQueue(delivery, ledger, environ, max_bytes=settings.queue_max_bytes))
     if not isinstance(_logs.get_logger_provider(), _OwnLoggerProvider):
         _logs.set_logger_provider(provider)
     elif getattr(_logs.get_logger_provider(), "ended", False):

@@ -1,86 +1,129 @@
-"""The SDK's batch processors, made to count.
-
-The only place that reaches into them; where their inside looks different, a full queue goes uncounted until the end,
-when what was accepted and not delivered is counted all the same.
-"""
+"""The queues of our providers: what the SDK calls when a span ends or a log record is emitted."""
 
 from __future__ import annotations
 
+import copy
 import os
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
-from opentelemetry.sdk._logs import ReadWriteLogRecord
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.context import Context
+from opentelemetry.sdk._logs import LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
-from crucible_otel.export.causes import ENDED, QUEUE_FULL
-from crucible_otel.export.delivery import LogDelivery, SpanDelivery
-from crucible_otel.export.quiet import listening
-from crucible_otel.export.tally import Ledger, Tally
+from crucible_otel.config.otel_env import OTEL_VARIABLES, read
+from crucible_otel.export.backlog import MAX_BYTES, Bounds
+from crucible_otel.export.batching import BatchQueue
+from crucible_otel.export.causes import classify
+from crucible_otel.export.delivery import Delivery, LogDelivery, SpanDelivery
+from crucible_otel.export.tally import Ledger
 
-__all__ = ["LogQueue", "SpanQueue"]
-
-_LOG_DELAY: Final = "OTEL_BLRP_SCHEDULE_DELAY"
-_LOG_DELAY_MS: Final = 5_000.0
-
-
-class _Drops:
-    """Stands in for a processor's own metrics, to which it passes everything on."""
-
-    def __init__(self, inner: Any, tally: Tally, ledger: Ledger) -> None:
-        self._inner, self._tally, self._ledger = inner, tally, ledger
-
-    def drop_items(self, count: int, *error_type: str) -> None:
-        # The type was added in 1.45; before, a full queue is the only reason.
-        self._inner.drop_items(count, *error_type)
-        if error_type in ((), ("queue_full",)):
-            self._tally.overflow(count)
-            self._ledger.complain(self._tally, QUEUE_FULL)
-        else:
-            self._tally.fail(count, self._tally.cause or ENDED)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+__all__ = ["LogQueue", "SpanQueue", "bounds_of"]
 
 
-def _count_drops(processor: Any, tally: Tally, ledger: Ledger) -> None:
-    batches: Any = getattr(processor, "_batch_processor", None)
-    if hasattr(getattr(batches, "_metrics", None), "drop_items"):
-        batches._metrics = _Drops(batches._metrics, tally, ledger)
+class _Queue:
+    """What the two processors share.
+
+    Args:
+        delivery: Exports the batches.
+        ledger: Who warns.
+        environ: The environment variables; ``os.environ`` if left out.
+        max_bytes: The setting ``queue_max_bytes``.
+
+    Attributes:
+        queue: The queue inside.
+    """
+
+    prefix = name = ""
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        ledger: Ledger,
+        environ: Mapping[str, str] | None = None,
+        *,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._delivery, tally = delivery, delivery.tally
+        export: Any = delivery.export  # type: ignore[attr-defined]  # each kind of delivery has its own
+        self.queue = BatchQueue(
+            export,
+            name=self.name,
+            bounds=bounds_of(self.prefix, os.environ if environ is None else environ, max_bytes=max_bytes),
+            failed=lambda number, error: tally.fail(number, classify(error)),
+            after=lambda: ledger.settle(tally),
+        )
+        tally.queue = lambda: self.queue.counts
+
+    def shutdown(self, timeout_millis: float = 30_000) -> None:
+        """Deliver what there is, then shut the exporter down."""
+        self.queue.shutdown(timeout_millis)
+        self._delivery.shutdown()
+
+    def force_flush(self, timeout_millis: float | None = None) -> bool:
+        """Deliver what there is; False when that took longer than the timeout."""
+        return self.queue.force_flush(timeout_millis)
 
 
-class SpanQueue(BatchSpanProcessor):
-    """Batches spans for a delivery; sizes and delay come from ``OTEL_BSP_*``."""
+class SpanQueue(_Queue, SpanProcessor):
+    """Batches spans for a delivery; ``OTEL_BSP_*`` bound it further."""
 
-    def __init__(self, delivery: SpanDelivery, ledger: Ledger) -> None:
-        super().__init__(delivery)
-        self._tally = delivery.tally
-        _count_drops(self, self._tally, ledger)
+    prefix, name = "OTEL_BSP", "crucible-otel-spans"
+
+    def __init__(self, delivery: SpanDelivery, *args: Any, **options: Any) -> None:
+        super().__init__(delivery, *args, **options)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a sampled span."""
         if span.context is not None and span.context.trace_flags.sampled:
-            self._tally.accept()
-            with listening():
-                super().on_end(span)
+            self.queue.put(span)
 
 
-class LogQueue(BatchLogRecordProcessor):
-    """Batches log records for a delivery; sizes and delay come from ``OTEL_BLRP_*``.
+class LogQueue(_Queue, LogRecordProcessor):
+    """Batches log records for a delivery; ``OTEL_BLRP_*`` bound it further.
 
     Where no delay is set it is that of spans, 5 s, instead of the SDK's 1 s: a training loop makes about one event a
     second, and an export of each by itself would cost more than everything else (``make bench``).
     """
 
-    def __init__(self, delivery: LogDelivery, ledger: Ledger) -> None:
-        set_by_user = os.environ.get(_LOG_DELAY, "").strip()
-        super().__init__(delivery, schedule_delay_millis=None if set_by_user else _LOG_DELAY_MS)
-        self._tally = delivery.tally
-        _count_drops(self, self._tally, ledger)
+    prefix, name = "OTEL_BLRP", "crucible-otel-log-records"
+
+    def __init__(self, delivery: LogDelivery, *args: Any, **options: Any) -> None:
+        super().__init__(delivery, *args, **options)
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
-        """Queue a log record."""
-        self._tally.accept()
-        with listening():
-            super().on_emit(log_record)
+        """Queue a log record, without its context: that may hold on to anything."""
+        record = copy.copy(log_record.log_record)
+        record.context = Context()
+        self.queue.put(
+            ReadableLogRecord(
+                log_record=record,
+                resource=log_record.resource if log_record.resource is not None else Resource.create({}),
+                instrumentation_scope=log_record.instrumentation_scope,
+                limits=log_record.limits,
+            )
+        )
+
+
+def bounds_of(prefix: str, environ: Mapping[str, str], *, max_bytes: int = MAX_BYTES) -> Bounds:
+    """Read the bounds of a queue from the environment.
+
+    The numbers of items bound a queue only where they are set; the SDK's defaults, 2,048 and 512, do not hold.
+
+    Args:
+        prefix: ``OTEL_BSP`` or ``OTEL_BLRP``.
+        environ: The environment variables.
+        max_bytes: The bound in bytes, for which OpenTelemetry has no variable.
+
+    Raises:
+        ConfigurationError: A variable cannot be used.
+    """
+    delay = f"{prefix}_SCHEDULE_DELAY"
+    delay_ms = read(delay, environ) or int(OTEL_VARIABLES[delay].default)
+    return Bounds(
+        max_bytes=max_bytes,
+        max_items=read(f"{prefix}_MAX_QUEUE_SIZE", environ),
+        batch_items=read(f"{prefix}_MAX_EXPORT_BATCH_SIZE", environ),
+        delay_s=delay_ms / 1000,
+    )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from crucible_otel.export.backlog import QueueCounts
 from crucible_otel.export.causes import EXIT, PARTIAL, QUEUE_FULL, Cause
 from crucible_otel.export.fork import in_child
 
@@ -25,8 +26,8 @@ Lost = Callable[[str, str, int], object]
 class Counts(NamedTuple):
     """The items of one signal in this process.
 
-    ``accepted`` is ``delivered``, ``failed``, ``queue_full`` and what is still on its way. ``queue_full`` is what the
-    SDK's processor says: when it is emptied at the very moment of its complaint, that is one too many.
+    ``accepted`` is ``delivered``, ``failed``, ``queue_full`` and what is still on its way. What came after the end, or
+    was left in the queue then, is ``failed``.
     """
 
     accepted: int = 0
@@ -51,10 +52,14 @@ class Tally:
     Attributes:
         signal: ``traces``, ``metrics`` or ``logs``.
         endpoint: Where it goes, without secrets.
+        queue: Returns what the queue in front of the delivery has counted; None where there is none.
+        cause: Why the last items were lost.
+        in_flight: How many items an exporter has at the moment.
     """
 
     def __init__(self, signal: str, endpoint: str, on_lost: Lost | None = None) -> None:
         self.signal, self.endpoint, self._on_lost = signal, endpoint, on_lost
+        self.queue: Callable[[], QueueCounts] | None = None
         self._reset()
         in_child(self._reset)
 
@@ -62,16 +67,32 @@ class Tally:
         # Reentrant: a signal handler may end a span while the main thread is in here.
         self._lock = threading.RLock()
         self._counts = Counts()
+        self._failures: dict[str, int] = {}
+        self._told = (0, 0)
         self.cause: Cause | None = None
         self.in_flight = 0
 
     @property
     def counts(self) -> Counts:
         """The counts at this moment."""
-        return self._counts
+        counts = self._counts
+        if self.queue is None:
+            return counts
+        queue = self.queue()
+        return Counts(
+            accepted=counts.accepted + queue.offered,
+            delivered=counts.delivered,
+            failed=counts.failed + queue.ended,
+            queue_full=counts.queue_full + queue.full,
+        )
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many items exports lost, by the kind of the cause."""
+        return dict(self._failures)
 
     def accept(self, count: int = 1) -> None:
-        """Count items that were handed over for delivery."""
+        """Count items that were handed over for delivery without a queue that counts them."""
         with self._lock:
             self._counts = self._counts._replace(accepted=self._counts.accepted + count)
 
@@ -84,16 +105,27 @@ class Tally:
         """Count items that an exporter gave up, or that the server rejected."""
         with self._lock:
             self._counts = self._counts._replace(failed=self._counts.failed + count)
+            self._failures[cause.kind] = self._failures.get(cause.kind, 0) + count
             self.cause = cause
         if self._on_lost is not None:
             self._on_lost(self.signal, cause.kind if cause is PARTIAL else "export_failed", count)
 
-    def overflow(self, count: int) -> None:
-        """Count items that a full queue dropped."""
+    def settle(self) -> int:
+        """Tell what the queue has dropped since the last time; who puts items in does not, it would cost him time.
+
+        Returns:
+            How many a full queue has dropped since.
+        """
+        if self.queue is None:
+            return 0
         with self._lock:
-            self._counts = self._counts._replace(queue_full=self._counts.queue_full + count)
+            queue, (full, ended) = self.queue(), self._told
+            self._told = (queue.full, queue.ended)
         if self._on_lost is not None:
-            self._on_lost(self.signal, "queue_full", count)
+            for reason, count in (("queue_full", queue.full - full), ("already_shutdown", queue.ended - ended)):
+                if count:
+                    self._on_lost(self.signal, reason, count)
+        return queue.full - full
 
 
 class Ledger:
@@ -133,6 +165,11 @@ class Ledger:
         tally = Tally(signal, endpoint, self._on_lost)
         self._tallies.append(tally)
         return tally
+
+    def settle(self, tally: Tally) -> None:
+        """Count what a queue has dropped, and warn of it."""
+        if tally.settle():
+            self.complain(tally, QUEUE_FULL)
 
     def leaving(self) -> None:
         """Keep quiet from now on: what is lost in the end is said once, by the last word."""

@@ -167,6 +167,12 @@ SAMPLES = {
     "sample_rate": Sample(
         argument=(0.25, 0.25), bad_arguments=(1.1, -0.1, float("nan"), "1"), own=("0", 0.0), bad_texts=("2", "10%")
     ),
+    "queue_max_bytes": Sample(
+        argument=(100_000, 100_000),
+        bad_arguments=(99_999, 1e6, "1000000", True),
+        own=("1000000", 1_000_000),
+        bad_texts=("0", "64MiB"),
+    ),
     "cardinality_limit": Sample(argument=(1, 1), bad_arguments=(0, 1.5, "2000"), own=("7", 7), bad_texts=("0", "1e3")),
     "events": Sample(
         argument=("span", "span"), bad_arguments=("logs", None, 1), own=("OFF", "off"), bad_texts=("none",)

@@ -1,0 +1,80 @@
+"""Working through a lot in the background without keeping the other threads from running.
+
+CPython takes the GIL from a thread only after 5 ms. A training loop that wants it back would wait as long, so who works
+in the background gives it up by itself, after less than a millisecond.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
+
+__all__ = ["Pace", "Paced"]
+
+Item = TypeVar("Item")
+
+SLICE_S: Final = 0.0005
+"""How long to work in one go."""
+
+PAUSE_S: Final = 0.00005
+"""How long to pause then. ``sleep(0)`` would take the GIL again before a thread that waits for it has woken up."""
+
+_AT_MOST: Final = 64
+_FREED_AT_ONCE: Final = 64
+
+
+class Pace:
+    """Says when to pause; for one thread.
+
+    Args:
+        clock: Monotonic seconds.
+        sleep: Pauses.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        self._clock, self._sleep = clock, sleep
+        self._since_s = clock()
+
+    def breathe(self) -> float:
+        """Pause if it is time to.
+
+        Returns:
+            The share of the slice that has gone; 0 after a pause.
+        """
+        gone = (self._clock() - self._since_s) / SLICE_S
+        if gone < 1:
+            return gone
+        self._sleep(PAUSE_S)
+        self._since_s = self._clock()
+        return 0.0
+
+
+class Paced(list[Item]):
+    """A batch that pauses while it is iterated over, whoever does so: encoders of the SDK too."""
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__()
+        self._pace = pace
+
+    def __iter__(self) -> Iterator[Item]:
+        """Iterate, with a look at the clock each few items: fewer when what is done with them takes long."""
+        pace, start, few = self._pace, 0, 1
+        gone = 0.0
+        while start < len(self):
+            yield from self[start : start + few]
+            start += few
+            before, gone = gone, pace.breathe()
+            taken = gone - before
+            if 0 < taken < 0.125 and few < _AT_MOST:
+                few *= 2
+            elif taken > 0.25 or gone == 0:
+                few = max(1, few // 2)
+
+    def free(self) -> None:
+        """Let go of the items, pausing meanwhile: to free thousands of spans at once takes long."""
+        while self:
+            del self[-_FREED_AT_ONCE:]
+            self._pace.breathe()
