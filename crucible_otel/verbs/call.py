@@ -81,10 +81,6 @@ class Call(Managed):
         """
         return self(function)(*args, **kwargs)
 
-    def _end(self, error: BaseException | None = None) -> None:
-        super()._end(error)
-        self._measurements, self._yields, self._result = {}, {}, ""  # none of it is said of the next one
-
     def _ending(self, current: Runtime, scope: Scope) -> None:
         if self._nbytes:
             self._measurements["bytes"] = self._measurements.get("bytes", 0) + self._nbytes

@@ -51,10 +51,6 @@ class Poll(Managed):
         }
         hot.record(POLL_EVENT, {"duration": duration_ns(duration_s, "future.poll.iteration(duration_s)")}, told)
 
-    def _end(self, error: BaseException | None = None) -> None:
-        super()._end(error)
-        self._measurements, self._yields, self._result = {}, {}, ""  # none of it is said of the next one
-
 
 def poll(request_type: str, *, request_id: object = None, **fields: Any) -> Poll:
     """Poll a future until it is done: a span, how long it took and how many polls, its result.

@@ -31,10 +31,6 @@ class Inference(Managed):
         if more is not None:
             self._measurements["tokens"] = self._measurements.get("tokens", 0) + more
 
-    def _end(self, error: BaseException | None = None) -> None:
-        super()._end(error)
-        self._measurements, self._yields, self._result = {}, {}, ""  # none of it is said of the next one
-
     def _ending(self, current: Runtime, scope: Scope) -> None:
         duration = max(0, round((current.clock.now() - scope.started_s) * _SECOND_NS))
         rate = tokens_per_second(self._measurements.get("tokens"), duration)

@@ -97,9 +97,11 @@ class Managed:
         return scope
 
     def _end(self, error: BaseException | None = None) -> None:
-        if not self._open:
-            return
-        current, scope = self._open.pop()
+        if self._open:
+            self._close(*self._open.pop(), error)
+        self._measurements, self._yields, self._result = {}, {}, ""  # none of it is said of the next one
+
+    def _close(self, current: Runtime, scope: Scope, error: BaseException | None) -> None:
         try:
             self._ending(current, scope)
         except Exception as fault:

@@ -55,6 +55,23 @@ def test_run_ids_are_made_anew() -> None:
         assert 2 == len({first.run_id, second.run_id})
 
 
+@pytest.mark.parametrize(("make", "name"), [(cx.workflow, "run_workflow w"), (cx.stage, "run_stage w"), (cx.span, "w")])
+def test_one_object_can_be_used_again(capture: Capture, make: Callable[[str], Any], name: str) -> None:
+    """What was said of the first time is not said of the second."""
+    capture.configure()
+    operation = make("w")
+    with operation:
+        operation.set(mine=1)
+        operation.fail("no")
+    with operation:
+        pass
+    first, second = capture.named(name)
+    assert (1, "failure") == (first.attributes["mine"], first.attributes["crucible.result"])
+    assert (None, "success") == (second.attributes.get("mine"), second.attributes["crucible.result"])
+    assert "no" in first.attributes.values()
+    assert "no" not in second.attributes.values()
+
+
 def test_a_stage_knows_its_workflow(capture: Capture) -> None:
     """Module and index stand on its span; workflow name and run id on everything inside."""
     capture.configure()
