@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 import os
+import weakref
 from types import TracebackType
 from typing import cast
 
 from crucible_otel.events.names import text
 from crucible_otel.events.outcome import result_of, type_name
-from crucible_otel.events.runtime import runtime
+from crucible_otel.events.runtime import Runtime, runtime
 from crucible_otel.semconv.pool import CHECKIN_EVENT, CHECKOUT_EVENT, SIZE_EVENT
 from crucible_otel.verbs.given import duration_ns, whole
 from crucible_otel.verbs.hot import quietly, record
 from crucible_otel.verbs.quiet import QuietPool
 
 _FAILED = ("failure", "timeout")
+
+
+class _Workers:
+    """What is known of the workers of a pool; shared by all its objects.
+
+    Attributes:
+        total: Workers it has room for.
+        counts: Whether it counts by itself who is busy.
+        believed: Whether somebody else has told that.
+        busy: Checkouts that have a worker.
+        waiting: Checkouts that wait for one.
+    """
+
+    __slots__ = ("__weakref__", "_process", "believed", "busy", "counts", "total", "waiting")
+
+    def __init__(self) -> None:
+        self.total: int | None = None
+        self.counts = self.believed = False
+        self.busy: set[Checkout] = set()
+        self.waiting: set[Checkout] = set()
+        self._process = os.getpid()
+
+    def forget_parent(self) -> None:
+        """Leave the workers of the process that this one was forked from to that."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self.busy.clear()
+            self.waiting.clear()
+
+
+_POOLS: weakref.WeakKeyDictionary[Runtime, weakref.WeakValueDictionary[str, _Workers]] = weakref.WeakKeyDictionary()
 
 
 class Pool:
@@ -25,11 +57,11 @@ class Pool:
     """
 
     def __init__(self, name: str, total: int | None) -> None:
-        self.name, self._total = name, total
-        self._counts = total is not None
-        self._busy: set[Checkout] = set()
-        self._waiting: set[Checkout] = set()
-        self._process = os.getpid()
+        self.name = name
+        of_runtime = _POOLS.setdefault(runtime(), weakref.WeakValueDictionary())
+        self._workers = workers = of_runtime.setdefault(name, _Workers())
+        if total is not None:
+            workers.total, workers.counts = total, not workers.believed
 
     def checkout(self, worker_id: object = None, *, wait_s: float | None = None, waiting: bool = False) -> Checkout:
         """Use a worker during a block, which is how long it is busy.
@@ -64,18 +96,11 @@ class Pool:
         given = {"total": total, "idle": idle, "busy": busy, "queue_depth": queue_depth}
         told = {name: whole(value, f"pool.size({name})", least=0) for name, value in given.items()}
         if told["total"] is not None:
-            self._total = told["total"]
+            self._workers.total = told["total"]
         if {told["idle"], told["busy"], told["queue_depth"]} != {None}:
-            self._counts = False
+            self._workers.counts, self._workers.believed = False, True
         if set(told.values()) != {None}:
             record(SIZE_EVENT, told, {"pool": self.name})
-
-    def _forget_parent(self) -> None:
-        """Leave the workers of the process that this one was forked from to that."""
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            self._busy.clear()
-            self._waiting.clear()
 
     @quietly
     def _count(self) -> None:
@@ -84,13 +109,14 @@ class Pool:
         There is no lock to wait for, nor to be held by a handler: who finds that the numbers have moved on meanwhile
         reports again, so that the last report is always the right one.
         """
-        while self._counts:
-            busy, waiting = len(self._busy), len(self._waiting)
-            total = self._total
+        workers = self._workers
+        while workers.counts:
+            busy, waiting = len(workers.busy), len(workers.waiting)
+            total = workers.total
             idle = None if total is None else max(0, total - busy)
             told = {"total": total, "idle": idle, "busy": busy, "queue_depth": waiting}
             record(SIZE_EVENT, told, {"pool": self.name})
-            if (busy, waiting, total) == (len(self._busy), len(self._waiting), self._total):
+            if (busy, waiting, total) == (len(workers.busy), len(workers.waiting), workers.total):
                 return
 
 
@@ -137,9 +163,9 @@ class Checkout:
 def _begin(checkout: Checkout) -> None:
     checkout._began_s = runtime().clock.now()
     pool = checkout._pool
-    pool._forget_parent()
+    pool._workers.forget_parent()
     if checkout._waiting:
-        pool._waiting.add(checkout)
+        pool._workers.waiting.add(checkout)
         pool._count()
     else:
         _taken(checkout, duration_ns(checkout._wait_s, "pool.checkout(wait_s)"))
@@ -150,9 +176,9 @@ def _acquired(checkout: Checkout, worker_id: object) -> None:
     pool, began_s = checkout._pool, checkout._began_s
     if worker_id is not None:
         checkout.worker_id = worker_id
-    if began_s is None or checkout not in pool._waiting:
+    if began_s is None or checkout not in pool._workers.waiting:
         return
-    pool._waiting.discard(checkout)
+    pool._workers.waiting.discard(checkout)
     now_s = runtime().clock.now()
     checkout._began_s = now_s
     _taken(checkout, max(0, round((now_s - began_s) * 1e9)))
@@ -160,7 +186,7 @@ def _acquired(checkout: Checkout, worker_id: object) -> None:
 
 def _taken(checkout: Checkout, waited: int | None) -> None:
     pool = checkout._pool
-    pool._busy.add(checkout)
+    pool._workers.busy.add(checkout)
     record(CHECKOUT_EVENT, {"queue_time": waited}, {"pool": pool.name, "worker_id": checkout.worker_id})
     pool._count()
 
@@ -171,11 +197,11 @@ def _end(checkout: Checkout, error: BaseException | None) -> None:
     if began_s is None:
         return
     checkout._began_s = None
-    pool._forget_parent()
-    if checkout in pool._waiting:
-        pool._waiting.discard(checkout)
-    elif checkout in pool._busy:
-        pool._busy.discard(checkout)
+    pool._workers.forget_parent()
+    if checkout in pool._workers.waiting:
+        pool._workers.waiting.discard(checkout)
+    elif checkout in pool._workers.busy:
+        pool._workers.busy.discard(checkout)
         failed = error is not None and result_of(error) in _FAILED
         told = {
             "pool": pool.name,
@@ -191,6 +217,8 @@ def pool(name: str, *, size: int | None = None) -> Pool:
     """Describe a pool of workers; make one of these for each pool and keep it.
 
     With a size it counts by itself how many workers are busy and idle, from the checkouts that are made through it.
+    Objects of one name are one pool, as loggers are: their checkouts are counted together, and the size that was told
+    last is its size. Two pools need two names, as OpenTelemetry asks of the pools of database clients.
 
     Args:
         name: Name of the pool; few different ones, because it becomes a metric attribute.

@@ -116,6 +116,38 @@ def test_two_pools_do_not_mix(capture: Capture) -> None:
     ]
 
 
+def test_objects_of_one_name_are_one_pool(capture: Capture) -> None:
+    """Their workers are counted together, whichever object reports; the size is the one that was told last."""
+    capture.configure()
+    one, other, unsized = cx.pool("p", size=2), cx.pool("p", size=4), cx.pool("p")
+    with one.checkout(), other.checkout(), unsized.checkout(), one.checkout(waiting=True):
+        assert (4, 1, {"idle": 1, "busy": 3}) == (
+            number(capture, "worker.max"),
+            number(capture, "task.pending"),
+            workers(capture),
+        )
+    assert {"idle": 4, "busy": 0} == workers(capture)
+    other.size(busy=2)
+    with one.checkout(), cx.pool("p", size=4).checkout():
+        assert {"idle": 4, "busy": 2} == workers(capture)
+
+
+def test_a_pool_that_nobody_has_any_more_is_forgotten(capture: Capture) -> None:
+    """One that is described anew starts anew; so does one of telemetry that is configured anew."""
+    telemetry = capture.configure()
+    told = cx.pool("p", size=8)
+    told.size(idle=8, busy=0)
+    del told
+    pool = cx.pool("p", size=2)
+    with pool.checkout():
+        assert {"idle": 1, "busy": 1} == workers(capture)
+    pool.size(busy=2)
+    telemetry.shutdown()
+    capture.configure()
+    with cx.pool("p", size=2).checkout():
+        assert {"idle": 1, "busy": 1} == workers(capture)
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
