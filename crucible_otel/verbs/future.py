@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from crucible_otel.events.names import text
-from crucible_otel.events.outcome import as_error, result_of, type_name
+from crucible_otel.events.outcome import as_error, result_of
 from crucible_otel.events.runtime import runtime
-from crucible_otel.events.sanitize import error_text
 from crucible_otel.semconv.future import POLL_EVENT, POLL_OPERATION
 from crucible_otel.verbs import hot
 from crucible_otel.verbs.given import duration_ns, guarded, present, whole
@@ -90,18 +89,11 @@ def record(
         fields: Further attributes of its span and events.
     """
     failure = as_error(error)
+    result = result_of(failure)
     measurements = present(
         duration=duration_ns(duration_s, "future.record(duration_s)"),
         iterations=whole(iterations, "future.record(iterations)", least=0),
     )
-    result = result_of(failure)
     metadata = {"request_id": request_id, "request_type": text(request_type), **fields, "result": result}
-    spec = POLL_OPERATION.stop
-    if failure is not None and result != "success":
-        spec = POLL_OPERATION.exception
-        metadata["error"] = error_text(failure)
-        if result != "cancellation":
-            metadata["error_type"] = type_name(failure)
-    runtime().end_orphan(
-        spec, measurements, {key: value for key, value in metadata.items() if value is not None}, failure, ""
-    )
+    spec = POLL_OPERATION.stop if result == "success" else POLL_OPERATION.exception
+    runtime().end_orphan(spec, measurements, present(**metadata), failure, "")
