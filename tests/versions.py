@@ -23,3 +23,6 @@ SCHEMA_1_44_IS_LISTED: Final = _since(1, 45)
 
 BATCH_OF_SPANS: Final = "spans batch" if _since(1, 45) else "span batch"
 """What the OTLP/HTTP exporter calls what it could not deliver."""
+
+READERS_HAVE_LIMITS: Final = _since(1, 45)
+"""Before, a metric reader has no cardinality limits of its own."""

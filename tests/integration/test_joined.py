@@ -69,6 +69,9 @@ def install_metrics():
     pushing = PeriodicExportingMetricReader(OTLPMetricExporter(), export_interval_millis=3_600_000)
     provider = MeterProvider([pushing, cumulative, delta], resource=resource)
     metrics.set_meter_provider(provider)
+    if os.environ["ROUTE"] == "callback":  # somebody else stands between the provider and a reader
+        collect = pushing._collect
+        pushing._set_collect_callback(lambda *args, **kwargs: collect(*args, **kwargs))
     return provider
 
 def install_logs():
@@ -94,6 +97,7 @@ INSTALL_ALL = """
 installed = [install_traces(), install_metrics(), install_logs()]
 before = inside(*installed)
 telemetry = cx.configure()
+assert os.environ["ROUTE"] == telemetry.status()["joined_metrics"]
 """
 
 LOOP = """
@@ -102,6 +106,12 @@ with trace.get_tracer("application").start_as_current_span("request"), cx.workfl
         for batch, step in run.steps([[1, 2, 3]] * 20):
             step.log(loss=0.5)
 """
+
+
+@pytest.fixture(params=["readers", "callback"])
+def route(request: pytest.FixtureRequest) -> str:
+    """How our metrics get into the application's provider."""
+    return str(request.param)
 
 
 def arrived(receiver: OtlpReceiver) -> None:
@@ -125,7 +135,7 @@ def last(ended: Ended) -> object:
     return json.loads(ended.output[-1])
 
 
-def test_it_joins_all_three_providers_and_adds_nothing_to_them(receiver: OtlpReceiver) -> None:
+def test_it_joins_all_three_providers_and_adds_nothing_to_them(receiver: OtlpReceiver, route: str) -> None:
     """Same providers, processors and readers as before; the application's own flush carries everything out."""
     ended = run(
         APPLICATION
@@ -141,7 +151,7 @@ print(json.dumps([
 ]), flush=True)
 os._exit(0)  # nothing but the application's flush has carried anything
 """,
-        sending_to(receiver),
+        sending_to(receiver, ROUTE=route),
     )
 
     all_of_it = {STEPS.name: 40, STEP_DURATION.name: 40}
@@ -162,16 +172,19 @@ os._exit(0)  # nothing but the application's flush has carried anything
     ],
     ids=["application shuts down", "flush", "shutdown", "exit"],
 )
-def test_every_way_to_leave_delivers_everything_once(receiver: OtlpReceiver, ending: str) -> None:
+def test_every_way_to_leave_delivers_everything_once(receiver: OtlpReceiver, route: str, ending: str) -> None:
     """The application's shutdown alone, our flush, our shutdown, or nobody's but the end of the program."""
-    ended = run(f"{APPLICATION}\n{INSTALL_ALL}\n{LOOP}\n{ending}", sending_to(receiver))
+    ended = run(f"{APPLICATION}\n{INSTALL_ALL}\n{LOOP}\n{ending}", sending_to(receiver, ROUTE=route))
 
     assert [] == ended.errors
     arrived(receiver)
 
 
-def test_our_shutdown_leaves_the_applications_providers_at_work(receiver: OtlpReceiver) -> None:
-    """They are not ours to end; a later ``configure()`` joins them again, and its series begin anew."""
+def test_our_shutdown_leaves_the_applications_providers_at_work(receiver: OtlpReceiver, route: str) -> None:
+    """They are not ours to end; a later ``configure()`` joins them again.
+
+    What is merged begins anew then; what the SDK has recorded goes on.
+    """
     ended = run(
         APPLICATION
         + INSTALL_ALL
@@ -188,10 +201,11 @@ with cx.train("m") as run:
     run.step(loss=0.5)
 print(json.dumps([again.status()["joined"], read()[0]]))
 """,
-        sending_to(receiver),
+        sending_to(receiver, ROUTE=route),
     )
 
-    assert [["traces", "metrics", "logs"], {STEPS.name: 2, STEP_DURATION.name: 2}] == last(ended)
+    steps = 2 if route == "readers" else 3
+    assert [["traces", "metrics", "logs"], {STEPS.name: steps, STEP_DURATION.name: steps}] == last(ended)
     assert [] == ended.errors
     assert 3 == receiver.total(STEPS.name)
     assert 1 == receiver.total("application.later")
@@ -199,7 +213,7 @@ print(json.dumps([again.status()["joined"], read()[0]]))
 
 
 @pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])
-def test_one_provider_alone_is_joined_and_the_rest_is_ours(receiver: OtlpReceiver, signal: str) -> None:
+def test_one_provider_alone_is_joined_and_the_rest_is_ours(receiver: OtlpReceiver, signal: str, route: str) -> None:
     """Most applications have only a TracerProvider."""
     ended = run(
         f"""{APPLICATION}
@@ -210,7 +224,7 @@ with cx.workflow("joined"), cx.train("m") as run:
         run.step(loss=0.5)
 print(json.dumps([telemetry.status()["joined"], telemetry.prometheus_url is None]))
 """,
-        sending_to(receiver),
+        sending_to(receiver, ROUTE=route),
     )
 
     assert [[signal], signal == "metrics"] == last(ended)
@@ -226,7 +240,9 @@ print(json.dumps([telemetry.status()["joined"], telemetry.prometheus_url is None
     assert {True} == {log.span_id in {span.span_id for span in receiver.spans} for log in receiver.logs}
 
 
-def test_eight_threads_are_counted_exactly_by_the_applications_concurrent_readers(receiver: OtlpReceiver) -> None:
+def test_eight_threads_are_counted_exactly_by_the_applications_concurrent_readers(
+    receiver: OtlpReceiver, route: str
+) -> None:
     """Three readers that collect while eight threads step: each ends with exactly what was made."""
     ended = run(
         APPLICATION
@@ -252,7 +268,7 @@ collector.join()
 assert telemetry.flush(timeout_s=30)
 print(json.dumps(read()))
 """,
-        sending_to(receiver),
+        sending_to(receiver, ROUTE=route),
     )
 
     made = {STEPS.name: 16_000, STEP_DURATION.name: 16_000}
@@ -261,15 +277,20 @@ print(json.dumps(read()))
     assert 16_000 == receiver.total(STEP_DURATION.name)
 
 
-def test_a_forked_child_of_an_application_reports_its_own_steps(receiver: OtlpReceiver) -> None:
-    """What waited for the application's collection in the parent is not collected by the child."""
+@pytest.mark.parametrize("collected", [False, True], ids=["waiting", "collected"])
+def test_a_forked_child_of_an_application_reports_its_own_steps(
+    receiver: OtlpReceiver, route: str, collected: bool
+) -> None:
+    """What waited for the application's collection in the parent, or was in one, is not collected by the child."""
     ended = run(
         APPLICATION
         + INSTALL_ALL
-        + """
+        + f"""
 with cx.train("m") as run:
     for _ in range(100):
         run.step(loss=0.5)
+    if {collected}:
+        read()
     pid = os.fork()
     if pid == 0:
         for _ in range(7):
@@ -280,7 +301,7 @@ with cx.train("m") as run:
     assert (pid, 0) == os.waitpid(pid, 0)
 print(json.dumps(read()))
 """,
-        sending_to(receiver),
+        sending_to(receiver, ROUTE=route),
     )
 
     child, parent = (json.loads(line) for line in ended.output)
