@@ -260,7 +260,7 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
     from crucible_otel.otel.projection import TelemetryProjection
 
     # Not at their first use: a child forked while another thread imports a module would wait for that for ever.
-    from crucible_otel.verbs import attaching, dataset, emit, spans, training, workflow  # noqa: F401
+    from crucible_otel.verbs import attaching, call, dataset, emit, inference, spans, training, workflow  # noqa: F401
 
     new = Runtime(bus=bus, clock=clock)
     engine = Engine(
@@ -291,6 +291,9 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
     new.projection, new.engine = projection, engine
     bus.on_failure = projection.handler_failed
     bus.on_change(engine.rearm)
+    new.operations = projection.hot_operations(
+        pipeline.traces.hot_spans(settings, new.clock), slow_s=settings.slow_call_threshold_ms / 1000
+    )
     new.owner = telemetry = Telemetry(settings, new, pipeline)
     install(new)
     scope = own_scope()

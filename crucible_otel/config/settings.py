@@ -142,10 +142,27 @@ class Settings:
         default=1.0,
         doc="Share of the traces that are kept; `OTEL_TRACES_SAMPLER` wins over it, even over the argument.",
     )
-    sample_rate: float = setting(
+    call_sample_rate: float = setting(
         number(0, 1),
         default=1.0,
-        doc="Share of the traces that are kept; `OTEL_TRACES_SAMPLER` wins over it, even over the argument.",
+        doc="Share of the spans of calls and inferences that are kept, in a trace that is. Failed and slow ones always "
+        "are; metrics count all.",
+    )
+    slow_call_threshold_ms: int = setting(
+        integer(0, 86_400_000, "a whole number of milliseconds"),
+        default=1000,
+        doc="A call or inference that takes longer is slow.",
+    )
+    step_sample_rate: float = setting(
+        number(0, 1),
+        default=0.0,
+        doc="Share of the training steps that become spans in a trace that is kept.",
+    )
+    trace_span_limit: int = setting(
+        integer(1, 10_000_000),
+        default=5000,
+        doc="How many spans of calls, inferences and steps one trace may have; the next ones get a trace of their own, "
+        "linked to where they belong.",
     )
     cardinality_limit: int = setting(
         integer(1, 10_000_000),

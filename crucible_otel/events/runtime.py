@@ -60,6 +60,7 @@ class Runtime:
         raw: Where events by name enter.
         owner: What ``configure()`` returned for it; None while nothing is configured.
         open_scopes: What is open, oldest first.
+        operations: The hot operations by name, as ``otel.operations`` made them; empty while nothing is configured.
         hooks: Who is called with every scope that begins; replaced as a whole, never changed.
     """
 
@@ -78,6 +79,7 @@ class Runtime:
         self.raw = RawEvents(self)
         self.owner: object = None
         self.open_scopes: dict[int, Scope] = {}
+        self.operations: Mapping[str, Any] = {}
         self.hooks: tuple[ScopeHook, ...] = ()
         self._refused: set[str] = set()
 
@@ -145,6 +147,10 @@ class Runtime:
         values["duration"] = duration = max(0, round((now_s - scope.started_s) * 1e9)) if duration is None else duration
         event = Event(spec, spec.name, values, {}, scope.started_ns + duration, scope=scope, error=error, alias=alias)
         event.complete({**scope.fields, **(metadata or {}), "result": outcome}, scope.inherited)
+        if spec is operation.exception and error is not None:
+            event.metadata.setdefault("error", error_text(error))
+            if outcome != "cancellation":
+                event.metadata.setdefault("error_type", type_name(error))
         try:
             if scope.closings:
                 call_closing(scope.closings, event, self.fault)
@@ -171,8 +177,11 @@ class Runtime:
 
     def close_all(self, error: BaseException | None = None) -> None:
         """End everything that is open, innermost first, as cancelled."""
+        error = error if error is not None else Terminated("telemetry was shut down")
+        for operation in self.operations.values():
+            operation.end_all(error)
         for scope in reversed(list(self.open_scopes.values())):
-            self.close(scope, error=error if error is not None else Terminated("telemetry was shut down"))
+            self.close(scope, error=error)
 
     def forget_open_scopes(self) -> None:
         """Leave what is open to the process that opened it; called in a forked child."""

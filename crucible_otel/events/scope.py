@@ -16,7 +16,8 @@ from opentelemetry.context import Context
 from crucible_otel.semconv.model import Operation
 
 _KEY = otel_context.create_key("crucible-scope")
-_NOTHING: Mapping[str, Any] = {}
+NOTHING: Mapping[str, Any] = {}
+"""What is inherited outside all scopes."""
 
 
 class Scope:
@@ -62,7 +63,7 @@ class Scope:
     ) -> None:
         self.operation, self.fields, self.parent = operation, fields, parent
         self.started_s, self.started_ns = started_s, started_ns
-        inherited = parent.inherited if parent is not None else _NOTHING
+        inherited = parent.inherited if parent is not None else NOTHING
         own = {
             field.name: fields[field.name]
             for field in operation.start.fields
@@ -148,6 +149,12 @@ def chain(scope: Scope | None) -> _Chain:
 def current() -> Scope | None:
     """Return the innermost scope of the calling context."""
     found = otel_context.get_value(_KEY)
+    return found if isinstance(found, Scope) else None
+
+
+def in_context(context: Context) -> Scope | None:
+    """Return the innermost scope of a context."""
+    found = context.get(_KEY)
     return found if isinstance(found, Scope) else None
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry import _logs, trace
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 
 from crucible_otel.export.delivery import Delivery, LogDelivery, SpanDelivery
 from crucible_otel.export.fork import in_child
+from crucible_otel.export.hot_spans import HotSpans
 from crucible_otel.export.ids import RandomIds
 from crucible_otel.export.leave import Part
 from crucible_otel.export.otlp import build_log_delivery, build_span_delivery
@@ -26,6 +27,7 @@ from crucible_otel.export.tally import Ledger
 
 if TYPE_CHECKING:
     from crucible_otel.config.settings import Settings
+    from crucible_otel.events.clock import Clock
 
 __all__ = ["Route", "foreign_logger_provider", "foreign_tracer_provider", "log_route", "part_of", "trace_route"]
 
@@ -40,6 +42,7 @@ class Route:
         joined: Whether the provider is the application's; then nothing of ours was added to it.
         part: How it is flushed and left.
         deliveries: Our exporters; none when joined.
+        queues: What is between them and the spans.
     """
 
     signal: str
@@ -47,13 +50,35 @@ class Route:
     joined: bool
     part: Part
     deliveries: tuple[Delivery, ...] = ()
+    queues: tuple[SpanQueue, ...] = ()
+
+    def hot_spans(self, settings: Settings, clock: Clock) -> HotSpans | None:
+        """Return what takes the spans of hot events; None when the provider is the application's."""
+        if self.joined:
+            return None
+        provider = self.provider
+        provider.hot = HotSpans(clock=clock, provider=provider, queues=self.queues, settings=settings)
+        return cast("HotSpans", provider.hot)
 
 
 class _OwnTracerProvider(TracerProvider):
     ended = False
+    hot: HotSpans | None = None
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        super().add_span_processor(span_processor)
+        if self.hot is not None:  # somebody else's, who wants to see every span start
+            self.hot.give_way()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        if self.hot is not None:
+            self.hot.buffer.end_segments()
+        return super().force_flush(timeout_millis)
 
     def shutdown(self) -> None:
         self.ended = True
+        if self.hot is not None:
+            self.hot.buffer.end_segments()
         super().shutdown()
 
     def refresh_process(self) -> None:
@@ -128,8 +153,9 @@ def trace_route(
         sampler=sampler(settings, environ), resource=resource, shutdown_on_exit=False, id_generator=RandomIds()
     )
     in_child(provider.refresh_process)
-    for delivery in deliveries:
-        provider.add_span_processor(SpanQueue(delivery, ledger, environ, max_bytes=settings.queue_max_bytes))
+    queues = tuple(SpanQueue(delivery, ledger, environ, max_bytes=settings.queue_max_bytes) for delivery in deliveries)
+    for queue in queues:
+        provider.add_span_processor(queue)
     if not isinstance(trace.get_tracer_provider(), _OwnTracerProvider):
         trace.set_tracer_provider(provider)
     elif getattr(trace.get_tracer_provider(), "ended", False):
@@ -140,6 +166,7 @@ def trace_route(
         joined=False,
         part=part_of("traces", provider, deliveries),
         deliveries=tuple(deliveries),
+        queues=queues,
     )
 
 

@@ -12,6 +12,7 @@ from crucible_otel.otel.values import LARGE, number
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Feed, Metric
 from crucible_otel.semconv.names import ERROR_TYPE
+from crucible_otel.semconv.registry import KEPT_HOT
 
 Labels = tuple[Any, ...]
 Change = tuple[Metric, str, Labels, float]
@@ -26,7 +27,8 @@ class Plan:
     __slots__ = ("_steps",)
 
     def __init__(self, spec: EventSpec) -> None:
-        self._steps = tuple((feed, tuple(_sources(feed, spec))) for feed in spec.feeds)
+        feeds = (feed for feed in spec.feeds if feed.metric.name not in KEPT_HOT)
+        self._steps = tuple((feed, tuple(sources(feed, spec))) for feed in feeds)
 
     def changes(self, event: Event) -> Iterable[Change]:
         """Return the updates that an event asks for; values that are no numbers give None in place of the value."""
@@ -58,7 +60,8 @@ _WITHOUT_FIELD: dict[str, tuple[str, float]] = {
 }
 
 
-def _sources(feed: Feed, spec: EventSpec) -> Iterable[Callable[[Event, str], str]]:
+def sources(feed: Feed, spec: EventSpec) -> Iterable[Callable[[Event, str], str]]:
+    """Return what makes each attribute value of a feed's metric of an event and the key of an entry."""
     by_attribute = {field.attribute: field.name for field in spec.fields if field.attribute}
     for name in feed.metric.attributes:
         if name in feed.constants:

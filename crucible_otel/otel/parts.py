@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from crucible_otel.events.event import Event
+from collections.abc import MutableMapping
+from typing import Any
+
+from crucible_otel.semconv.model import Event as EventSpec
 
 
-def divide(event: Event) -> bool:
-    """Say in an event how much of its duration its parts do not account for.
+def divide(spec: EventSpec, measurements: MutableMapping[str, Any], duration: Any) -> bool:
+    """Say how much of a duration its parts do not account for.
 
     Parts that are longer than the whole, because another machine's clock measured them, are cut in their order.
+
+    Args:
+        spec: The event: which measurements are parts, and which takes the rest.
+        measurements: By field name, in nanoseconds; changed in place.
+        duration: The whole, in nanoseconds.
 
     Returns:
         Whether a part had to be cut.
     """
-    measurements, spec = event.measurements, event.spec
-    left = measurements.get("duration")
     told = [name for name in spec.parts if isinstance(measurements.get(name), int)]
-    if not told or not isinstance(left, int):
+    if not told or not isinstance(duration, int):
         return False
-    cut = False
+    left, cut = duration, False
     for name in told:
         if measurements[name] > left:
             measurements[name], cut = left, True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from opentelemetry import trace
@@ -24,6 +25,7 @@ from crucible_otel.otel.handle import Handle
 from crucible_otel.otel.labelling import Plan
 from crucible_otel.otel.labels import label
 from crucible_otel.otel.naming import named
+from crucible_otel.otel.operations import HotOperation, HotSpans
 from crucible_otel.otel.parts import divide
 from crucible_otel.otel.values import spelled
 from crucible_otel.semconv.model import Event as EventSpec
@@ -67,7 +69,34 @@ class TelemetryProjection:
         self._stopped: set[tuple[str, tuple[Any, ...]]] = set()
         self._faulted: set[str] = set()
         engine.report = self.report
-        self.hot_ends: Mapping[str, Any] = {}
+        self.hot_ends: Mapping[str, HotOperation] = {}
+
+    def hot_operations(self, spans: HotSpans | None, *, slow_s: float) -> Mapping[str, HotOperation]:
+        """Return the hot operations, whose spans go to a buffer.
+
+        Args:
+            spans: Has the buffer; None when the provider is the application's, which makes the spans then.
+            slow_s: From which duration on a span is kept whatever the rate says.
+        """
+        made = {
+            operation.name: HotOperation(
+                operation,
+                self._engine,
+                buffer=spans.buffer if spans is not None else None,
+                tracer=self._tracer,
+                wants=self._bus.wants,
+                refused=self._count,
+                slow_s=slow_s,
+            )
+            for operation in OPERATIONS.values()
+            if operation.hot
+        }
+        for each in made.values():
+            self._bus.on_change(each.rearm)
+        self.hot_ends = {event: each for each in made.values() for event in each.events}
+        if spans is not None:
+            spans.on_give_way = functools.partial(_give_way, tuple(made.values()))
+        return made
 
     # -- what the runtime calls --------------------------------------------------------------------------------------
 
@@ -88,7 +117,7 @@ class TelemetryProjection:
 
     def closed(self, event: Event, scope: Scope | None) -> None:
         """End the span of a scope; an end without a start gives a span if it says how long it took."""
-        if event.spec.parts and divide(event):
+        if event.spec.parts and divide(event.spec, event.measurements, event.measurements.get("duration")):
             self.refused()
         self._feed(event, scope)
         refusals = Refusals()
@@ -225,7 +254,6 @@ class TelemetryProjection:
     def _feed(self, event: Event, scope: Scope | None = None) -> None:
         if (hot := self.hot_ends.get(event.spec.name)) is not None:
             hot.count(event)
-            return
         plan = self._plans.get(event.spec.name)
         if plan is None:
             return
@@ -285,3 +313,8 @@ class TelemetryProjection:
             self._engine.update(REFUSED, "sum", ("converted",), refusals.converted)
         if refusals.dropped:
             self._engine.update(REFUSED, "sum", ("dropped",), refusals.dropped)
+
+
+def _give_way(operations: Iterable[HotOperation]) -> None:
+    for each in operations:
+        each.give_way()

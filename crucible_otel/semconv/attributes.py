@@ -133,6 +133,18 @@ ATTRIBUTES: Final = (
         values=("traces", "metrics", "logs"),
         on=("metric",),
     ),
+    Attribute(
+        name=names.COMPONENT_TYPE,
+        type="string",
+        brief="Kind of a processor or exporter of the SDK, such as batching_span_processor.",
+        on=("metric",),
+    ),
+    Attribute(
+        name=names.COMPONENT_NAME,
+        type="string",
+        brief="Which one: its type and a number.",
+        on=("metric",),
+    ),
     Attribute(name="crucible.sdk.drop.reason", type="string", brief="Why it was dropped.", on=("metric",)),
     Attribute(name="crucible.sdk.handler.id", type="string", brief="Id of the handler.", on=("metric",)),
     Attribute(
@@ -149,6 +161,12 @@ ATTRIBUTES: Final = (
         type="boolean",
         brief="True on a span that was still open when telemetry was shut down.",
         on=("span", "event"),
+    ),
+    Attribute(
+        name=names.SEGMENT_NUMBER,
+        type="int",
+        brief="Which part of a trace that has too many spans for one, from 2; on the root span of the part.",
+        on=("span",),
     ),
     Attribute(name=names.RUN_ID, type="string", brief="Identity of the job this process belongs to.", on=("resource",)),
     Attribute(name=names.RANK, type="int", brief="Rank of the process in the job.", on=("resource",)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
 from crucible_otel.semconv.fields import CONTEXT, FAILURE, OUTCOME
@@ -34,6 +35,7 @@ def operation(
     parts: tuple[str, ...] = (),
     rest: str = "",
     kind: Literal["internal", "client", "server"] = "internal",
+    hot: bool = False,
 ) -> Operation:
     """Build an operation.
 
@@ -52,8 +54,9 @@ def operation(
         parts: Measurements that are parts of its duration.
         rest: The measurement that takes what they leave of it.
         kind: Span kind.
+        hot: Whether there may be so many that metrics and spans go the short way.
     """
-    return Operation(
+    made = Operation(
         name=name,
         span=span,
         kind=kind,
@@ -87,5 +90,17 @@ def operation(
             feeds=on_end,
             parts=parts,
             rest=rest,
+        ),
+    )
+    if not hot:
+        return made
+    fields = merged(made.stop.fields, made.exception.fields)
+    ends = (("end", on_end), ("done", tuple(feed for feed in on_stop if feed.metric.kind != "gauge")))
+    return replace(
+        made,
+        hot=tuple(
+            Event(name=f"{name}.{end}", brief=made.stop.brief, fields=fields, feeds=feeds, hot=True, logged=False)
+            for end, feeds in ends
+            if feeds
         ),
     )

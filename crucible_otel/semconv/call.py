@@ -89,6 +89,7 @@ CALL_OPERATION: Final = operation(
     logged=False,
     parts=tuple(field.name for field, _ in _PHASES),
     rest=_REST.name,
+    hot=True,
 )
 
 OPERATIONS: Final = (CALL_OPERATION,)

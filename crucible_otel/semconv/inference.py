@@ -88,6 +88,7 @@ INFERENCE_OPERATION: Final = operation(
     on_end=(Feed(metric=DURATION, how="record", field="duration", scale=1e-9),),
     on_stop=_DONE,
     logged=False,
+    hot=True,
 )
 INFERENCE_POINT: Final = Event(
     name="crucible.inference",

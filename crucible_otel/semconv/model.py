@@ -163,6 +163,9 @@ class Operation:
         start: The start event.
         stop: The event of an end without exception.
         exception: The event of an end by exception.
+        hot: Of a high-frequency operation: the records that its end makes, each a hot event whose feeds have the same
+            attributes. The first is made by every end, a second one by an end without exception. Gauges are fed by the
+            events, for what is numbered by nothing cannot say since when it was not finite.
     """
 
     name: str
@@ -171,6 +174,7 @@ class Operation:
     stop: Event
     exception: Event
     kind: Literal["internal", "client", "server"] = "internal"
+    hot: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -34,7 +34,13 @@ EVENTS: Final[Mapping[str, Event]] = {
         *family.EVENTS,
     )
 }
-HOT: Final = tuple(event for event in EVENTS.values() if event.hot)
+HOT: Final = (
+    *(event for event in EVENTS.values() if event.hot),
+    *(record for spec in OPERATIONS.values() for record in spec.hot),
+)
+"""What the engine keeps a buffer for: the hot events, and the records that the ends of hot operations make."""
+KEPT_HOT: Final = frozenset(feed.metric.name for event in HOT for feed in event.feeds if not feed.each)
+"""The metrics whose series are kept by these."""
 KEPT: Final[Mapping[str, Metric]] = {
     metric.name: metric
     for metric in (
@@ -44,7 +50,10 @@ KEPT: Final[Mapping[str, Metric]] = {
     )
 }
 """The metrics whose series the engine keeps."""
-METRICS: Final[Mapping[str, Metric]] = {**KEPT, **{metric.name: metric for metric in gpu.METRICS}}
+METRICS: Final[Mapping[str, Metric]] = {
+    **KEPT,
+    **{metric.name: metric for metric in (*gpu.METRICS, *sdk.OBSERVED)},
+}
 """All metrics: also those that observable instruments report."""
 ALIASES: Final[Mapping[str, Alias]] = {alias.name: alias for alias in aliases.ALIASES}
 

@@ -6,18 +6,17 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from crucible_otel.events.names import text
-from crucible_otel.events.runtime import Runtime, runtime
-from crucible_otel.events.scope import Scope
+from crucible_otel.events.runtime import runtime
 from crucible_otel.events.translate import nanoseconds
 from crucible_otel.semconv.call import CALL_OPERATION
 from crucible_otel.verbs.given import guarded, whole
-from crucible_otel.verbs.managed import Managed
 from crucible_otel.verbs.quiet import QUIET_CALL
+from crucible_otel.verbs.timed import Timed
 
 T = TypeVar("T")
 
 
-class Call(Managed):
+class Call(Timed):
     """A call; see :func:`call`."""
 
     _nbytes = 0
@@ -81,7 +80,7 @@ class Call(Managed):
         """
         return self(function)(*args, **kwargs)
 
-    def _ending(self, current: Runtime, scope: Scope) -> None:
+    def _told(self, duration_ns: int) -> None:
         if self._nbytes:
             self._measurements["bytes"] = self._measurements.get("bytes", 0) + self._nbytes
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Any, cast
 
 from crucible_otel.events.names import text
-from crucible_otel.events.runtime import Runtime, runtime
-from crucible_otel.events.scope import Scope
+from crucible_otel.events.runtime import runtime
 from crucible_otel.semconv.inference import INFERENCE_OPERATION
 from crucible_otel.verbs.given import guarded, present, whole
-from crucible_otel.verbs.managed import Managed
 from crucible_otel.verbs.quiet import QUIET_INFERENCE
+from crucible_otel.verbs.timed import Timed
 
 _SECOND_NS = 1e9
 
 
-class Inference(Managed):
+class Inference(Timed):
     """An inference; see :func:`inference`."""
 
     _batch_size: int | None = None
@@ -31,10 +30,9 @@ class Inference(Managed):
         if more is not None:
             self._measurements["tokens"] = self._measurements.get("tokens", 0) + more
 
-    def _ending(self, current: Runtime, scope: Scope) -> None:
-        duration = max(0, round((current.clock.now() - scope.started_s) * _SECOND_NS))
-        rate = tokens_per_second(self._measurements.get("tokens"), duration)
-        self._measurements |= present(duration=duration, batch_size=self._batch_size, tokens_per_second=rate)
+    def _told(self, duration_ns: int) -> None:
+        rate = tokens_per_second(self._measurements.get("tokens"), duration_ns)
+        self._measurements |= present(batch_size=self._batch_size, tokens_per_second=rate)
 
 
 def tokens_per_second(tokens: int | None, duration_ns: int | None) -> float | None:

@@ -164,15 +164,23 @@ SAMPLES = {
     "exit_timeout_s": Sample(
         argument=(0, 0.0), bad_arguments=(-0.1, "3", None), own=("0.5", 0.5), bad_texts=("-1", "forever")
     ),
-    "sample_rate": Sample(
-        argument=(0.25, 0.25), bad_arguments=(1.1, -0.1, float("nan"), "1"), own=("0", 0.0), bad_texts=("2", "10%")
-    ),
     "queue_max_bytes": Sample(
         argument=(100_000, 100_000),
         bad_arguments=(99_999, 1e6, "1000000", True),
         own=("1000000", 1_000_000),
         bad_texts=("0", "64MiB"),
     ),
+    "sample_rate": Sample(
+        argument=(0.25, 0.25), bad_arguments=(1.1, -0.1, float("nan"), "1"), own=("0", 0.0), bad_texts=("2", "10%")
+    ),
+    "call_sample_rate": Sample(
+        argument=(0.25, 0.25), bad_arguments=(1.1, -0.1, "1"), own=("0", 0.0), bad_texts=("2", "10%")
+    ),
+    "slow_call_threshold_ms": Sample(argument=(0, 0), bad_arguments=(-1, 1.5, "1"), own=("7", 7), bad_texts=("1s",)),
+    "step_sample_rate": Sample(
+        argument=(0.25, 0.25), bad_arguments=(1.1, -0.1, "1"), own=("1", 1.0), bad_texts=("2", "10%")
+    ),
+    "trace_span_limit": Sample(argument=(1, 1), bad_arguments=(0, 1.5, "5000"), own=("7", 7), bad_texts=("0", "1e3")),
     "cardinality_limit": Sample(argument=(1, 1), bad_arguments=(0, 1.5, "2000"), own=("7", 7), bad_texts=("0", "1e3")),
     "events": Sample(
         argument=("span", "span"), bad_arguments=("logs", None, 1), own=("OFF", "off"), bad_texts=("none",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crucible_otel.otel.group import grouped
-from crucible_otel.semconv.registry import EVENTS, HOT
+from crucible_otel.semconv.registry import EVENTS, HOT, KEPT_HOT, OPERATIONS
 
 GROUPS = grouped(HOT)
 COMMUTE = {"count", "sum", "add", "take", "record"}
@@ -33,12 +33,21 @@ def test_the_metrics_of_a_group_have_the_attributes_of_its_series(group: list[ob
     assert [] == [feed.metric.name for feed in feeds if not {*feed.constants} <= {*feed.metric.attributes}]
 
 
-def test_a_metric_is_fed_either_by_hot_events_or_by_others() -> None:
-    """Two keepers of one metric would report it twice."""
-    hot = {feed.metric.name for spec in HOT for feed in spec.feeds if not feed.each}
+def test_a_metric_is_kept_in_one_place() -> None:
+    """Other events that feed what hot ones do are those of hot operations, whose records they make."""
     others = {feed.metric.name for spec in EVENTS.values() if not spec.hot for feed in spec.feeds}
+    of_operations = {feed.metric.name for spec in OPERATIONS.values() for record in spec.hot for feed in record.feeds}
 
-    assert set() == hot & others
+    assert of_operations == KEPT_HOT & others
+
+
+def test_all_records_of_an_operation_are_made_by_its_end() -> None:
+    """Each metric that its events feed is in one of them, but for gauges."""
+    for spec in OPERATIONS.values():
+        fed = [feed.metric for part in (spec.stop, spec.exception) for feed in part.feeds]
+        records = [feed.metric.name for record in spec.hot for feed in record.feeds]
+
+        assert not spec.hot or sorted(records) == sorted({each.name for each in fed if each.kind != "gauge"})
 
 
 def test_what_several_events_do_to_a_metric_may_be_done_in_any_order() -> None:

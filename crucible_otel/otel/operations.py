@@ -1,0 +1,326 @@
+"""Hot operations: calls and inferences, of which there may be a hundred thousand a second.
+
+What the events of one cost is paid once for each different one: its name, the attributes it starts with, the handles
+of its series. An operation that ends well then takes two clock reads, a record for its metrics and one for its span.
+One that fails, one that somebody listens to, and one that comes in by its name goes the way of all events.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Tracer
+
+from crucible_otel.events.event import Event
+from crucible_otel.events.sanitize import Refusals
+from crucible_otel.otel.attributes import of_event
+from crucible_otel.otel.buffer import SpanBuffer
+from crucible_otel.otel.engine import Engine
+from crucible_otel.otel.family import Family
+from crucible_otel.otel.labelling import sources
+from crucible_otel.otel.labels import label
+from crucible_otel.otel.live import LiveSpan
+from crucible_otel.otel.naming import named
+from crucible_otel.otel.record import Shape
+from crucible_otel.semconv.model import Event as EventSpec
+from crucible_otel.semconv.model import Feed, Operation
+from crucible_otel.semconv.names import RESULT
+from crucible_otel.semconv.registry import EVENTS
+
+_PREPARED = 4_096
+_SUCCESS = "success"
+_FAILED = ("failure", "timeout")
+KINDS: Mapping[str, SpanKind] = {
+    "internal": SpanKind.INTERNAL,
+    "client": SpanKind.CLIENT,
+    "server": SpanKind.SERVER,
+}  # fmt: skip
+
+_ADAPTER = """
+def adapt(commit):
+    def plain(at, duration):
+        commit(at, {plain})
+    def told(at, duration, get):
+        commit(at, {told})
+    return plain, told
+"""
+
+
+class HotSpans(Protocol):
+    """What takes the spans of hot operations.
+
+    Attributes:
+        buffer: Where they are made and kept.
+        on_give_way: To be set to what is called when the SDK is to make them from then on.
+    """
+
+    buffer: SpanBuffer
+    on_give_way: Callable[[], object] | None
+
+
+class Prepared(NamedTuple):
+    """An operation with what identifies it, ready to be made.
+
+    Attributes:
+        hot: Which operation.
+        inherited: What the scopes around it knew.
+        metadata: What its start event says.
+        start: What its span starts with.
+        stop: What its span is when it ended well.
+        plain: ``plain(at_s, duration_s)`` for each of its records, to be put when nothing else was measured.
+        told: ``told(at_s, duration_s, get)`` for each, when ``get(field)`` says what else was.
+        gauges: ``set(get)`` for each gauge that an end without exception sets.
+    """
+
+    hot: HotOperation
+    inherited: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    start: Shape
+    stop: Shape
+    plain: tuple[Callable[[float, float], None], ...]
+    told: tuple[Callable[[float, float, Callable[[str], Any]], None], ...]
+    gauges: tuple[Callable[[Callable[[str], Any]], None], ...]
+
+
+class HotOperation:
+    """One operation.
+
+    Args:
+        operation: Its spec.
+        engine: Keeps its metrics.
+        buffer: Keeps its spans; None when the provider is the application's.
+        tracer: Makes its spans when there is no buffer.
+        wants: Whether a handler subscribes to an event's name.
+        refused: Called with what had to be converted or dropped.
+        slow_s: From which duration on a span is kept whatever the rate says.
+
+    Attributes:
+        direct: Whether nobody listens to its events.
+        events: The names of the events that feed its metrics.
+        running: What is open: the id of the context inside it -> the entry of whoever opened it.
+        generation: Another one in a forked child.
+    """
+
+    def __init__(
+        self,
+        operation: Operation,
+        engine: Engine,
+        *,
+        buffer: SpanBuffer | None,
+        tracer: Tracer,
+        wants: Callable[[str], bool],
+        refused: Callable[[Refusals], None],
+        slow_s: float = 1.0,
+    ) -> None:
+        self.operation, self.buffer, self.slow_s = operation, buffer, slow_s
+        self.now, self.time_ns = engine.clock.now, engine.clock.time_ns
+        self._engine, self._tracer, self._wants, self.refused = engine, tracer, wants, refused
+        self._families = tuple(engine.families[spec.name] for spec in operation.hot)
+        self._adapters = tuple(map(_adapter, self._families))
+        self._fed = tuple(frozenset(_fed_by(spec)) for spec in operation.hot)
+        self.events = frozenset().union(*self._fed)
+        told = [field for field in operation.stop.fields if field.measurement and field.attribute]
+        self._told = tuple((field.name, 1e-9 if field.unit == "ns" else None) for field in told)
+        self._value_names = tuple(field.attribute for field in told)
+        self._prepared: dict[tuple[Any, ...], Prepared] = {}
+        self.running: dict[int, Any] = {}
+        self.generation = 0
+        self.direct = False
+        self.rearm()
+        _OPERATIONS.add(self)
+
+    def rearm(self) -> None:
+        """Look again at who listens."""
+        parts = (self.operation.start, self.operation.stop, self.operation.exception)
+        self.direct = not any(self._wants(part.name) for part in parts)
+
+    def give_way(self) -> None:
+        """Have the tracer make the spans from now on."""
+        self.buffer = None
+
+    def end_all(self, error: BaseException) -> None:
+        """End what is open, as cancelled."""
+        while self.running:
+            try:
+                _, entry = self.running.popitem()
+            except KeyError:  # another thread's end was faster
+                return
+            entry.abandon(error)
+
+    # -- making one --------------------------------------------------------------------------------------------------
+
+    def prepare(self, fields: Mapping[str, Any], inherited: Mapping[str, Any]) -> Prepared:
+        """Return what is the same for all operations with these fields in these scopes.
+
+        Args:
+            fields: What identifies it, and what else is to stand on its span.
+            inherited: What the scopes around it know.
+        """
+        key = (id(inherited), *fields, *fields.values())
+        plain = all(type(value) is str or value is None for value in fields.values())
+        found = self._prepared.get(key) if plain else None
+        if found is None or found.inherited is not inherited:
+            found = self._prepare(fields, inherited)
+            if plain:
+                if len(self._prepared) >= _PREPARED:
+                    self._prepared.clear()
+                self._prepared[key] = found
+        return found
+
+    def start(self, shape: Shape, context: Context, start_ns: int, *, kept: bool = False) -> Span | None:
+        """Start its span; see :meth:`SpanBuffer.start`."""
+        if self.buffer is not None:
+            return self.buffer.start(shape, context, start_ns, kept=kept)
+        return self._tracer.start_span(
+            shape.name, context=context, kind=shape.kind, attributes=shape.attributes, start_time=start_ns
+        )
+
+    def finish(
+        self, prepared: Prepared, span: Span | None, end_ns: int, told: Mapping[str, Any], more: Mapping[str, Any]
+    ) -> None:
+        """End its span when all went well.
+
+        Args:
+            prepared: What is the same for all.
+            span: Its span.
+            end_ns: When, in nanoseconds since the epoch.
+            told: Measurements by field name, durations in nanoseconds.
+            more: Further attributes, sanitised.
+        """
+        if span is None:
+            return
+        if type(span) is LiveSpan:
+            if more:
+                span.set_attributes(more)
+            span.finish(end_ns, prepared.stop, self._values(told) if told else ())
+            return
+        span.set_attributes({RESULT: _SUCCESS, **prepared.stop.values(self._values(told)), **more})
+        span.end(end_time=end_ns)
+
+    # -- what came the way of all events -----------------------------------------------------------------------------
+
+    def count(self, event: Event) -> None:
+        """Put the records of an event that ends one."""
+        at = self.now()
+        for spec, family, fed in zip(self.operation.hot, self._families, self._fed, strict=True):
+            if event.name not in fed:
+                continue
+            labels = tuple([_label(event, name, read) for name, read in family.labels])
+            handle = self._engine.bound(spec, labels, silent=True)
+            handle.commit(at, *[_column(event, family, name) for name in family.columns])
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _prepare(self, fields: Mapping[str, Any], inherited: Mapping[str, Any]) -> Prepared:
+        operation, refusals = self.operation, Refusals()
+        event = Event(operation.start, operation.start.name, {}, {}, 0)
+        event.complete(fields, inherited)
+        attributes = of_event(event, refusals)
+        self.refused(refusals)
+        name, kind = named(operation.span, event), KINDS[operation.kind]
+        adapted = []
+        for spec, family, adapter in zip(operation.hot, self._families, self._adapters, strict=True):
+            values = {**event.metadata, RESULT_FIELD: _SUCCESS}
+            labels = tuple([read(values.get(each)) for each, read in family.labels])
+            adapted.append(adapter(self._engine.bound(spec, labels, silent=True).commit))
+        return Prepared(
+            self,
+            inherited,
+            event.metadata,
+            Shape(name, kind, attributes),
+            Shape(name, kind, {**attributes, RESULT: _SUCCESS}, self._value_names),
+            tuple(plain for plain, _ in adapted),
+            tuple(told for _, told in adapted),
+            tuple(self._gauge(feed, event) for feed in operation.stop.feeds if feed.how == "set"),
+        )
+
+    def _gauge(self, feed: Feed, event: Event) -> Callable[[Callable[[str], Any]], None]:
+        labels = tuple(source(event, "") for source in sources(feed, self.operation.stop))
+        update, metric, field = self._engine.update, feed.metric, feed.field
+
+        def put(get: Callable[[str], Any]) -> None:
+            value = get(field)
+            if value is not None:
+                update(metric, "set", labels, value)
+
+        return put
+
+    def _values(self, told: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(
+            [
+                value if scale is None or value is None else value * scale
+                for value, scale in [(told.get(name), scale) for name, scale in self._told]
+            ]
+        )
+
+    def _after_fork(self) -> None:
+        self.generation += 1
+        self.running.clear()
+
+
+RESULT_FIELD = "result"
+_ERROR_FIELD = "error_type"
+
+
+def _adapter(family: Family) -> Callable[[Callable[..., None]], Any]:
+    """Compile what puts the columns of a family's record in order."""
+    totals = _totals(family)
+    plain, told = [], []
+    for name in family.columns:
+        if name == "duration":
+            plain.append(name)
+            told.append(name)
+            continue
+        plain.append("0" if name in totals else "None")
+        if name in family.timed:
+            told.append(f"None if get({name!r}) is None else get({name!r}) * 1e-9")
+        else:
+            told.append(f"get({name!r}) or 0" if name in totals else f"get({name!r})")
+    scope: dict[str, Any] = {}
+    exec(_ADAPTER.format(plain=", ".join(plain), told=", ".join(told)), scope)
+    adapt: Callable[[Callable[..., None]], Any] = scope["adapt"]
+    return adapt
+
+
+def _fed_by(spec: EventSpec) -> Iterable[str]:
+    """Return the names of the events that feed the metrics of a record."""
+    metrics = {feed.metric.name for feed in spec.feeds}
+    return (each.name for each in EVENTS.values() if metrics & {feed.metric.name for feed in each.feeds})
+
+
+def _label(event: Event, name: str, read: Callable[[object], str]) -> str:
+    result = event.metadata.get(RESULT_FIELD, _SUCCESS)
+    if name == RESULT_FIELD:
+        return label(result)
+    if name == _ERROR_FIELD:
+        return label(event.metadata.get(name)) if result in _FAILED else ""
+    return read(event.value(name))
+
+
+def _column(event: Event, family: Family, name: str) -> Any:
+    value = event.value(name)
+    if value is not None and name in family.timed:
+        return value * 1e-9
+    return 0 if value is None and name in _totals(family) else value
+
+
+def _totals(family: Family) -> set[str]:
+    """Return the columns that are only added up, for which nothing is as good as 0."""
+    feeds = family.spec.feeds
+    return {feed.field for feed in feeds if feed.how == "sum"} - {feed.field for feed in feeds if feed.how != "sum"}
+
+
+_OPERATIONS: weakref.WeakSet[HotOperation] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for operation in list(_OPERATIONS):
+        operation._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
