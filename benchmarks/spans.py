@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import crucible_otel as cx
 from benchmarks.measure import Case, ratio, rounds
 from benchmarks.ours import Setting
 from benchmarks.result import Result, Section
 
 METHOD = """\
-`with cx.workflow(...)` and `with cx.stage(...)`: a span, its metrics and its events, against one
-`with tracer.start_as_current_span(...)` of the same SDK with three attributes. For information."""
+`with cx.workflow(...)`, `with cx.stage(...)` and `with run.epoch(...)`: a span, its metrics and its events. Against one
+`with tracer.start_as_current_span(...)` of the same SDK with three attributes, and against what a stage comes to when
+it is written with the SDK: such a span, a log record at either end, an up-down counter, a histogram. Informative."""
 
-_WORKFLOW, _STAGE, _SDK = "workflow", "stage", "start_as_current_span"
+_WORKFLOW, _STAGE, _EPOCH = "workflow", "stage", "epoch"
+_SPAN, _WHOLE = "start_as_current_span", "span, 2 log records, 2 instruments"
+_IDENTITY = {"crucible.workflow.name": "w", "crucible.stage.name": "s"}
+_RESULT = {"crucible.result": "ok"}
 
 
 def measure(setting: Setting) -> Section:
     """Measure entering and leaving."""
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-
-    class Away(SpanExporter):
-        def export(self, spans):
-            return SpanExportResult.SUCCESS
-
-        def shutdown(self):
-            return None
-
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(Away()))
-    tracer = provider.get_tracer("benchmarks")
-    attributes = {"crucible.workflow.name": "w", "crucible.stage.name": "s", "crucible.result": "ok"}
 
     def workflows(start: int, calls: int) -> None:
         for _ in range(calls):
@@ -41,23 +34,107 @@ def measure(setting: Setting) -> Section:
             with cx.stage("s"):
                 pass
 
-    def spans(start: int, calls: int) -> None:
-        for _ in range(calls):
-            with tracer.start_as_current_span("s", attributes=attributes):
+    def epochs(start: int, calls: int) -> None:
+        for number in range(start, start + calls):
+            with setting.run.epoch(number):
                 pass
 
-    flush = setting.telemetry.flush
+    sdk = _Sdk()
+    ours = ((_WORKFLOW, workflows), (_STAGE, stages), (_EPOCH, epochs))
     cases = [
-        Case(_WORKFLOW, workflows, chunk=64, context=setting.context.copy(), after=flush),
-        Case(_STAGE, stages, chunk=64, context=setting.context.copy(), after=flush),
-        Case(_SDK, spans, chunk=64, after=provider.force_flush),
+        *(
+            Case(name, drive, chunk=64, context=setting.context.copy(), after=setting.telemetry.flush)
+            for name, drive in ours
+        ),
+        Case(_SPAN, sdk.spans, chunk=64, after=sdk.flush),
+        Case(_WHOLE, sdk.wholes, chunk=64, after=sdk.flush),
     ]
     found = rounds(cases, 3 if setting.quick else 9)
-    provider.shutdown()
+    sdk.shutdown()
     results = []
-    for name in (_WORKFLOW, _STAGE):
-        middle, low, high = ratio(found[name].thread_ns, found[_SDK].thread_ns)
-        results.append(Result(name=f"{name} / {_SDK}", value=middle, low=low, high=high, better="less"))
+    for name, of in ((_WORKFLOW, _SPAN), (_STAGE, _SPAN), (_EPOCH, _SPAN), (_STAGE, _WHOLE)):
+        middle, low, high = ratio(found[name].thread_ns, found[of].thread_ns)
+        results.append(Result(name=f"{name} / {of}", value=middle, low=low, high=high, better="less"))
     return Section(
         method=METHOD, results=tuple(results), figures={"ns": {name: round(each.ns) for name, each in found.items()}}
     )
+
+
+class _Sdk:
+    """The SDK's own providers, with nothing behind their queues."""
+
+    def __init__(self) -> None:
+        from opentelemetry._logs import SeverityNumber
+        from opentelemetry.sdk._logs import LoggerProvider
+        from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExportResult
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+
+        spans, logs = TracerProvider(shutdown_on_exit=False), LoggerProvider(shutdown_on_exit=False)
+        metrics = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+        spans.add_span_processor(BatchSpanProcessor(_Away(SpanExportResult.SUCCESS)))
+        logs.add_log_record_processor(BatchLogRecordProcessor(_Away(LogRecordExportResult.SUCCESS)))
+        self._queues, self._providers = (spans, logs), (spans, logs, metrics)
+        self._tracer, self._logger = spans.get_tracer("benchmarks"), logs.get_logger("benchmarks")
+        meter = metrics.get_meter("benchmarks")
+        self._active = meter.create_up_down_counter("active")
+        self._duration = meter.create_histogram("duration", unit="s")
+        self._severity = SeverityNumber.INFO
+
+    def spans(self, start: int, calls: int) -> None:
+        """Make a span."""
+        attributes = {**_IDENTITY, **_RESULT}
+        for _ in range(calls):
+            with self._tracer.start_as_current_span("s", attributes=attributes):
+                pass
+
+    def wholes(self, start: int, calls: int) -> None:
+        """Make what a stage makes."""
+        attributes = {**_IDENTITY, **_RESULT}
+        for _ in range(calls):
+            began_s = time.monotonic()
+            with self._tracer.start_as_current_span("s", attributes=_IDENTITY) as span:
+                self._active.add(1, _IDENTITY)
+                self._emit("stage.start", _IDENTITY)
+                span.set_attribute("crucible.result", "ok")
+                self._active.add(-1, _IDENTITY)
+                self._duration.record(time.monotonic() - began_s, attributes)
+                self._emit("stage.stop", attributes)
+
+    def flush(self) -> None:
+        """Empty the queues."""
+        for provider in self._queues:
+            provider.force_flush()
+
+    def shutdown(self) -> None:
+        """End the providers' threads."""
+        for provider in self._providers:
+            provider.shutdown()
+
+    def _emit(self, name: str, attributes: dict[str, str]) -> None:
+        self._logger.emit(
+            timestamp=time.time_ns(),
+            severity_number=self._severity,
+            severity_text="INFO",
+            body="A stage.",
+            attributes=attributes,
+            event_name=name,
+        )
+
+
+class _Away:
+    """Takes spans and log records, and throws them away."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+
+    def export(self, batch: Any) -> Any:
+        return self._result
+
+    def shutdown(self) -> None:
+        return None
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
