@@ -49,6 +49,7 @@ class BatchQueue:
         after: Called on the thread each time it has looked at the queue and delivered what was due.
 
     Attributes:
+        bounds: How much may wait and go at once.
         sources: Asked for their items before each batch is made, and when the queue is flushed or shut down. What does
             not fit is dropped and counted; one who asks :attr:`room_bytes` first can keep it.
     """

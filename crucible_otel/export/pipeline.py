@@ -31,6 +31,7 @@ from crucible_otel.export.quiet import Quiet
 from crucible_otel.export.readers import OtlpMetricReader
 from crucible_otel.export.resource import build_resource, local_rank
 from crucible_otel.export.scope import own_scope
+from crucible_otel.export.self_metrics import SelfMetrics
 from crucible_otel.export.tally import Ledger
 from crucible_otel.otel.source import MetricSource
 from crucible_otel.semconv.model import Metric
@@ -72,12 +73,13 @@ class Pipeline:
         self.settings, self.ledger = settings, Ledger(on_lost=on_lost)
         self._reason = ""
         self.resource: Resource = build_resource(settings, environ)
-        self._source, self._specs, self._on_fault = source, tuple(specs), on_fault
+        self._source, self._specs, self._on_fault, self._on_lost = source, tuple(specs), on_fault, on_lost
         self.prometheus: PrometheusReader | None = None
         self.joined_metrics: JoinedMetrics | None = None
         self._quiet = Quiet()
         self._quiet.install()
         self.meter_provider: Any = None
+        self._metric_deliveries: list[MetricDelivery] = []
         metrics_part = self._metrics(settings, environ)
         try:
             self.traces: Route = trace_route(settings, self.resource, self.ledger, environ)
@@ -86,6 +88,8 @@ class Pipeline:
             metrics_part.shutdown(0.5)
             self._quiet.remove()
             raise
+        deliveries = (*self.traces.deliveries, *self._metric_deliveries, *self.logs.deliveries)
+        self._self_metrics = SelfMetrics(self.meter(), self.ledger, deliveries)
         self._before_leaving = before_leaving
         handlers = Part(name="handlers", flush=flush_handlers, shutdown=flush_handlers)
         self._departure = Departure(
@@ -102,11 +106,13 @@ class Pipeline:
     def _metrics(self, settings: Settings, environ: Mapping[str, str]) -> Part:
         if (application := foreign_meter_provider(_OwnMeterProvider)) is not None:
             self.meter_provider = application
-            self.joined_metrics = join(application, self._source, self._specs, on_fault=self._on_fault)
+            self.joined_metrics = join(
+                application, self._source, self._specs, on_fault=self._on_fault, on_lost=self._on_lost
+            )
             return self._joined_part(application, self.joined_metrics)
         present = metrics.get_meter_provider()
         readers: list[MetricReader] = []
-        deliveries = []
+        deliveries = self._metric_deliveries
         try:
             if settings.metric_exporter is not None or "otlp" in settings.metrics_exporter:
                 deliveries.append(build_metric_delivery(settings, self.ledger, environ))
@@ -192,6 +198,11 @@ class Pipeline:
         scope = own_scope()
         return self.traces.provider.get_tracer(scope.name, scope.version, scope.schema_url)
 
+    def meter(self) -> Any:
+        """Return our meter."""
+        scope = own_scope()
+        return self.meter_provider.get_meter(scope.name, scope.version, scope.schema_url)
+
     def log(self) -> Any:
         """Return our logger of events; None when log records go nowhere."""
         if not self.logs.joined and not self.logs.deliveries:
@@ -210,6 +221,7 @@ class Pipeline:
         delivered = self._departure.shutdown(timeout_s)
         self._hooks.remove()
         self._quiet.remove()
+        self._self_metrics.close()
         return delivered
 
     @property

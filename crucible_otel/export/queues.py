@@ -54,7 +54,7 @@ class _Queue:
             failed=lambda number, error: tally.fail(number, classify(error)),
             after=lambda: ledger.settle(tally),
         )
-        tally.queue = lambda: self.queue.counts
+        tally.queue = self.queue
 
     def shutdown(self, timeout_millis: float = 30_000) -> None:
         """Deliver what there is, then shut the exporter down."""

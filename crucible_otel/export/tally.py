@@ -6,9 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from crucible_otel.export.backlog import QueueCounts
+from crucible_otel.export.backlog import Bounds, QueueCounts
 from crucible_otel.export.causes import EXIT, PARTIAL, QUEUE_FULL, Cause
 from crucible_otel.export.fork import in_child
 
@@ -46,20 +46,32 @@ class Counts(NamedTuple):
         return self.accepted - self.delivered
 
 
+class Queue(Protocol):
+    """What is between those who make items and a delivery."""
+
+    @property
+    def counts(self) -> QueueCounts:
+        """What became of the items."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """How many there may be."""
+
+
 class Tally:
     """The counts of one signal towards one endpoint.
 
     Attributes:
         signal: ``traces``, ``metrics`` or ``logs``.
         endpoint: Where it goes, without secrets.
-        queue: Returns what the queue in front of the delivery has counted; None where there is none.
+        queue: The queue in front of the delivery, which counts what it accepts and drops; None where there is none.
         cause: Why the last items were lost.
         in_flight: How many items an exporter has at the moment.
     """
 
     def __init__(self, signal: str, endpoint: str, on_lost: Lost | None = None) -> None:
         self.signal, self.endpoint, self._on_lost = signal, endpoint, on_lost
-        self.queue: Callable[[], QueueCounts] | None = None
+        self.queue: Queue | None = None
         self._reset()
         in_child(self._reset)
 
@@ -78,7 +90,7 @@ class Tally:
         counts = self._counts
         if self.queue is None:
             return counts
-        queue = self.queue()
+        queue = self.queue.counts
         return Counts(
             accepted=counts.accepted + queue.offered,
             delivered=counts.delivered,
@@ -119,7 +131,7 @@ class Tally:
         if self.queue is None:
             return 0
         with self._lock:
-            queue, (full, ended) = self.queue(), self._told
+            queue, (full, ended) = self.queue.counts, self._told
             self._told = (queue.full, queue.ended)
         if self._on_lost is not None:
             for reason, count in (("queue_full", queue.full - full), ("already_shutdown", queue.ended - ended)):

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import opentelemetry.semconv._incubating.attributes as incubating
 import opentelemetry.semconv._incubating.metrics.hw_metrics as official_hardware
+import opentelemetry.semconv._incubating.metrics.otel_metrics as official_sdk
 import opentelemetry.semconv.attributes as stable
 import pytest
 from opentelemetry.semconv.schemas import Schemas
@@ -135,7 +136,12 @@ def test_metric_names_are_no_namespaces() -> None:
 
 def test_other_metrics_are_those_of_the_installed_conventions() -> None:
     """What is not ours is OpenTelemetry's, under its name."""
-    theirs = {value for key, value in vars(official_hardware).items() if key.isupper() and type(value) is str}
+    theirs = {
+        value
+        for module in (official_hardware, official_sdk)
+        for key, value in vars(module).items()
+        if key.isupper() and type(value) is str
+    }
 
     assert [] == [name for name in METRICS if name not in OURS and name not in theirs]
 
