@@ -122,9 +122,9 @@ def _of_queue(way: _Way) -> Iterable[tuple[Metric, int, Mapping[str, str]]]:
     yield metrics["processed"], counts.full, {**component, ERROR_TYPE: "queue_full"}
     if counts.ended:
         yield metrics["processed"], counts.ended, {**component, ERROR_TYPE: "already_shutdown"}
-    yield metrics["queue.size"], counts.waiting, component
+    yield metrics["queue_size"], counts.waiting, component
     if queue.bounds.max_items is not None:
-        yield metrics["queue.capacity"], queue.bounds.max_items, component
+        yield metrics["queue_capacity"], queue.bounds.max_items, component
     yield sdk.QUEUE_USAGE, counts.waiting_bytes, component
     yield sdk.QUEUE_LIMIT, queue.bounds.max_bytes, component
 

@@ -68,10 +68,10 @@ _OF_EXPORTER: Final[tuple[tuple[str, MetricKind, str], ...]] = (
 
 
 def _observed(part: str, of: str, rows: tuple[tuple[str, MetricKind, str], ...]) -> Mapping[str, Metric]:
-    """Return OpenTelemetry's metrics of a part of the SDK, by the last words of their names."""
+    """Return OpenTelemetry's metrics of a part of the SDK, by the last words of their names, as one word."""
     nouns, unit = _NOUNS[of]
     return {
-        name: Metric(
+        name.replace(".", "_"): Metric(
             name=f"otel.sdk.{part}.{of}.{name}",
             kind=kind,
             unit=unit,
