@@ -52,19 +52,27 @@ class DivertedInstruments:
         limit: Histogram values that may wait; what exceeds it is dropped and counted.
         budget_s: How long one collection may record; the rest is recorded in the next. ``None`` for no bound.
         faults: Where errors are counted.
+        on_overflow: Called with the number of values that were dropped; must not block.
 
     Attributes:
         overflow: Histogram values that were dropped because too many waited.
     """
 
     def __init__(
-        self, meter: Meter, *, limit: int = 65_536, budget_s: float | None = None, faults: FaultCounter
+        self,
+        meter: Meter,
+        *,
+        limit: int = 65_536,
+        budget_s: float | None = None,
+        faults: FaultCounter,
+        on_overflow: Callable[[int], object] = lambda count: None,
     ) -> None:
         self.overflow = 0
         self._meter = meter
         self._limit = limit
         self._budget_s = budget_s
         self._faults = faults
+        self._on_overflow = on_overflow
         self._source: MetricSource | None = None
         self._instruments: dict[str, Any] = {}
         self._waiting: dict[Any, _Waiting] = {}
@@ -138,6 +146,7 @@ class DivertedInstruments:
             self._waiting_values += min(len(values), room)
             if len(values) > room:
                 self.overflow += len(values) - room
+                self._on_overflow(len(values) - room)
                 self._faults.note("overflow", f"more than {self._limit} values wait for a collection; dropping")
 
     def _record(self, deadline_s: float | None) -> bool:

@@ -27,6 +27,7 @@ from crucible_otel.export.instruments import DivertedInstruments
 from crucible_otel.export.merging import Merger
 from crucible_otel.export.readers import OnFault
 from crucible_otel.export.scope import own_scope
+from crucible_otel.export.tally import Lost
 from crucible_otel.export.views import altered_kinds, forget_instruments, metrics_to_divert
 from crucible_otel.otel.source import MetricSource
 from crucible_otel.semconv.model import Metric
@@ -103,13 +104,16 @@ class JoinedMetrics:
 
     def __init__(self, provider: MeterProvider, budget_s: float, limit: int) -> None:
         self._on_fault: OnFault | None = None
+        self._on_lost: Lost | None = None
         self.faults = FaultCounter("JoinedMetrics", self._fault)
         self.diverted: tuple[Metric, ...] = ()
         self._provider = weakref.ref(provider)
         self._budget_s = budget_s
         scope = own_scope()
         self._meter = provider.get_meter(scope.name, scope.version, scope.schema_url)
-        self._instruments = DivertedInstruments(self._meter, limit=limit, budget_s=budget_s, faults=self.faults)
+        self._instruments = DivertedInstruments(
+            self._meter, limit=limit, budget_s=budget_s, faults=self.faults, on_overflow=self._overflowed
+        )
         self._anchored = False
         self._life: _Life | None = None
         in_child(self._after_fork)
@@ -125,7 +129,13 @@ class JoinedMetrics:
         return self._instruments.overflow
 
     def bind(
-        self, source: MetricSource, specs: Iterable[Metric], on_fault: OnFault | None, *, reach_readers: bool = True
+        self,
+        source: MetricSource,
+        specs: Iterable[Metric],
+        *,
+        on_fault: OnFault | None = None,
+        on_lost: Lost | None = None,
+        reach_readers: bool = True,
     ) -> None:
         """Deliver the metrics of ``source`` from now on."""
         provider = self._provider()
@@ -133,7 +143,7 @@ class JoinedMetrics:
             return
         self.close()
         specs = tuple(specs)
-        self._on_fault = on_fault
+        self._on_fault, self._on_lost = on_fault, on_lost
         binding = bind(provider, self._around) if reach_readers else None
         if binding is None:
             self.diverted = specs
@@ -229,6 +239,10 @@ class JoinedMetrics:
         if self._on_fault is not None:
             self._on_fault(component)
 
+    def _overflowed(self, count: int) -> None:
+        if self._on_lost is not None:
+            self._on_lost("metrics", "divert_full", count)
+
     def _after_fork(self) -> None:
         if self._life is not None:
             self._life.reset()
@@ -245,6 +259,7 @@ def join(
     budget_s: float = BUDGET_S,
     limit: int = BUFFER,
     on_fault: OnFault | None = None,
+    on_lost: Lost | None = None,
     reach_readers: bool = True,
 ) -> JoinedMetrics:
     """Deliver all metrics of ``source`` through an application's MeterProvider.
@@ -256,10 +271,11 @@ def join(
         budget_s: How long one collection may be held up.
         limit: Histogram values that may wait for a collection.
         on_fault: Called with a component's name for each fault in it.
+        on_lost: Called with signal, reason and number of values that are dropped; must not block.
         reach_readers: Whether to look for the provider's readers at all.
     """
     route = _ROUTES.get(provider)
     if route is None:
         route = _ROUTES[provider] = JoinedMetrics(provider, budget_s, limit)
-    route.bind(source, specs, on_fault, reach_readers=reach_readers)
+    route.bind(source, specs, on_fault=on_fault, on_lost=on_lost, reach_readers=reach_readers)
     return route

@@ -159,15 +159,22 @@ def test_what_does_not_fit_into_one_collection_comes_with_the_next(monkeypatch: 
 
 def test_too_many_waiting_values_are_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     """The buffer is bounded by count; sums need no room and lose nothing."""
-    source, reader, faults = FakeSource(), InMemoryMetricReader(), []
+    source, reader, faults, lost = FakeSource(), InMemoryMetricReader(), [], []
     with caplog.at_level(logging.WARNING):
-        route = joined(source, application(reader), limit=10, on_fault=faults.append)
+        route = joined(
+            source,
+            application(reader),
+            limit=10,
+            on_fault=faults.append,
+            on_lost=lambda signal, reason, count: lost.append((signal, reason, count)),
+        )
         for _ in range(25):
             source.add(DURATION, 0.5)
             source.add(STEPS, 1)
         data = reader.get_metrics_data()
 
     assert (10, 15, ["JoinedMetrics"]) == (source.limit, route.overflow, faults)
+    assert [("metrics", "divert_full", 15)] == lost
     assert ([10], [25]) == (values_of(data, "test.step.duration"), values_of(data, "test.steps"))
     assert 1 == len(caplog.records)
 

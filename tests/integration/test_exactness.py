@@ -8,15 +8,22 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from opentelemetry import metrics
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
 import crucible_otel as cx
 from crucible_otel.semconv.names import MODEL_NAME
+from crucible_otel.semconv.sdk import DROPPED
 from crucible_otel.semconv.training import STEP_DURATION, STEPS, TOKENS
 from crucible_otel.testing import OtlpReceiver, ReceivedMetric
 
@@ -30,16 +37,72 @@ PAUSE_S = 0.02
 """Between two collections, so that the steps get their share of the processor."""
 
 
+class Running(NamedTuple):
+    """Telemetry at work, and the page that Prometheus would scrape.
+
+    Attributes:
+        merges: Whether points leave merged; else histogram values wait for a collection and some are dropped, counted.
+    """
+
+    telemetry: cx.Telemetry
+    url: str
+    merges: bool
+
+
+class Scraped(PrometheusMetricReader):
+    """The exporter's reader without its flush, which would leave a second set of series for the next scrape."""
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        return True
+
+
+@contextmanager
+def application(receiver: OtlpReceiver, between: bool) -> Iterator[str]:
+    """Install a MeterProvider of an application's, and yield its page.
+
+    Args:
+        receiver: Where its OTLP exporter sends to.
+        between: Whether somebody else stands between the provider and a reader, so that we leave them alone.
+    """
+    pages = CollectorRegistry()
+    pushing = PeriodicExportingMetricReader(OTLPMetricExporter(f"{receiver.http_endpoint}/v1/metrics"))
+    provider = MeterProvider([pushing, Scraped(registry=pages)], shutdown_on_exit=False)
+    if between:
+        collect: Any = pushing._collect
+        pushing._set_collect_callback(lambda *args, **kwargs: collect(*args, **kwargs))
+    before, metrics._internal._METER_PROVIDER = metrics._internal._METER_PROVIDER, provider
+    server, thread = start_http_server(0, "127.0.0.1", pages)
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        provider.shutdown()
+        metrics._internal._METER_PROVIDER = before
+
+
 @pytest.fixture(params=["cumulative", "delta"])
-def telemetry(
-    request: pytest.FixtureRequest, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[cx.Telemetry]:
-    """The real pipeline, towards the receiver and with a Prometheus endpoint, in both temporalities."""
+def temporality(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the OTLP exporter asks for."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", request.param)
-    with cx.configure(
-        endpoint=receiver.http_endpoint, prometheus_port=0, metrics_exporter=("otlp", "prometheus")
-    ) as configured:
-        yield configured
+    return str(request.param)
+
+
+@pytest.fixture(params=["own", "readers", "callback"])
+def running(request: pytest.FixtureRequest, receiver: OtlpReceiver, temporality: str) -> Iterator[Running]:
+    """The real pipeline, towards the receiver and a scrape: of our own, and by two ways in an application's."""
+    with ExitStack() as stack:
+        url = None
+        if request.param != "own":
+            url = stack.enter_context(application(receiver, between=request.param == "callback"))
+        telemetry = stack.enter_context(
+            cx.configure(endpoint=receiver.http_endpoint, prometheus_port=0, metrics_exporter=("otlp", "prometheus"))
+        )
+        assert (None if url is None else request.param) == telemetry.status()["joined_metrics"]
+        url = url or telemetry.prometheus_url
+        assert url is not None
+        yield Running(telemetry, url, merges=request.param != "callback")
 
 
 class Observed:
@@ -68,9 +131,13 @@ def collections(points: Iterable[ReceivedMetric]) -> list[Observed]:
     return [found[at] for at in sorted(found)]
 
 
-def scrape(url: str | None) -> Observed:
+def dropped(receiver: OtlpReceiver) -> int | float:
+    """Return how many histogram values found no room, by our own account."""
+    return receiver.total(DROPPED.name, {DROPPED.attributes[1]: "divert_full"})
+
+
+def scrape(url: str) -> Observed:
     """Ask as Prometheus does."""
-    assert url is not None
     with urllib.request.urlopen(url, timeout=60) as response:
         text = response.read().decode()
     observed = Observed()
@@ -135,13 +202,13 @@ def in_threads(work: Callable[[int], object]) -> None:
 
 
 def test_eight_threads_lose_and_double_nothing_under_concurrent_collections(
-    telemetry: cx.Telemetry, receiver: OtlpReceiver
+    running: Running, receiver: OtlpReceiver
 ) -> None:
     """Steps of a handle that all share and of one each, while OTLP flushes and Prometheus scrapes consistent sets."""
     scrapes: list[Observed] = []
     flushes: list[bool] = []
     rounds = [0] * THREADS
-    url = telemetry.prometheus_url
+    telemetry, url, merges = running
 
     given_up_s = time.monotonic() + GIVE_UP_S
 
@@ -176,19 +243,20 @@ def test_eight_threads_lose_and_double_nothing_under_concurrent_collections(
     made = dict.fromkeys(("shared", "own"), 10 * sum(rounds))
     for model, steps in made.items():
         assert steps == receiver.total(STEPS.name, {MODEL_NAME: model})
-        assert steps == receiver.total(STEP_DURATION.name, {MODEL_NAME: model})
+        assert not merges or steps == receiver.total(STEP_DURATION.name, {MODEL_NAME: model})
+    assert not merges or 0 == dropped(receiver)
+    assert sum(made.values()) == receiver.total(STEP_DURATION.name) + dropped(receiver)
     assert 5 * 10 * sum(rounds) == receiver.total(TOKENS.name)
     assert made == scrapes[-1].steps
-    assert [] == [each for each in [*flushed, *collections(receiver.points()), *scrapes] if not each.agree]
+    if merges:
+        assert [] == [each for each in [*flushed, *collections(receiver.points()), *scrapes] if not each.agree]
     assert [] == [pair for pair in pairwise(scrapes) for model in made if pair[0].steps[model] > pair[1].steps[model]]
     assert len(scrapes) > COLLECTIONS <= sum(flushes)
 
 
-def test_shutdown_delivers_what_was_made_before_it_and_nothing_twice(
-    telemetry: cx.Telemetry, receiver: OtlpReceiver
-) -> None:
+def test_shutdown_delivers_what_was_made_before_it_and_nothing_twice(running: Running, receiver: OtlpReceiver) -> None:
     """Threads that go on stepping while it shuts down lose none of the steps they had made before."""
-    made = [0] * THREADS
+    telemetry, made = running.telemetry, [0] * THREADS
     going_on, ended = threading.Event(), threading.Event()
     with cx.train("m") as run:
 
@@ -214,11 +282,12 @@ def test_shutdown_delivers_what_was_made_before_it_and_nothing_twice(
     total = receiver.total(STEPS.name)
     assert delivered
     assert before <= total <= sum(made)
-    assert total == receiver.total(STEP_DURATION.name)
-    assert [] == [each for each in collections(receiver.points()) if not each.agree]
+    if running.merges:
+        assert total == receiver.total(STEP_DURATION.name)
+        assert [] == [each for each in collections(receiver.points()) if not each.agree]
 
 
-def test_dataset_batches_are_counted_exactly_too(telemetry: cx.Telemetry, receiver: OtlpReceiver) -> None:
+def test_dataset_batches_are_counted_exactly_too(running: Running, receiver: OtlpReceiver) -> None:
     """The second hot family: one handle for all threads, found by name at each call."""
 
     def work(number: int) -> None:
@@ -226,12 +295,14 @@ def test_dataset_batches_are_counted_exactly_too(telemetry: cx.Telemetry, receiv
         for _ in range(EACH // 10):
             batch(32, dataset="digits", wait_s=0.001)
 
-    with repeatedly(telemetry.flush), repeatedly(lambda: scrape(telemetry.prometheus_url)):
+    telemetry, url, merges = running
+    with repeatedly(telemetry.flush), repeatedly(lambda: scrape(url)):
         in_threads(work)
     assert telemetry.shutdown(30)
 
     made = THREADS * EACH // 10
     assert made == receiver.total("crucible.dataset.batches")
-    assert made == receiver.total("crucible.dataset.batch.wait_time")
     assert 32 * made == receiver.total("crucible.dataset.records")
-    assert 32 * made == receiver.total("crucible.dataset.batch.size", of="sum")
+    waited, sizes = (receiver.total(f"crucible.dataset.batch.{name}") for name in ("wait_time", "size"))
+    assert 2 * made == waited + sizes + dropped(receiver)
+    assert not merges or (made, 32 * made) == (waited, receiver.total("crucible.dataset.batch.size", of="sum"))
