@@ -18,6 +18,7 @@ __all__ = [
     "PARTIAL",
     "QUEUE_FULL",
     "TOO_LARGE",
+    "UNWRITABLE",
     "WANTS_GRPC",
     "WANTS_TLS",
     "Answer",
@@ -87,6 +88,11 @@ TOO_LARGE = Cause(
     "the server finds even a single item too large",
     "raise the receiver's limit, or set OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
     lasting=True,
+)
+UNWRITABLE = Cause(
+    "unwritable",
+    "some of it cannot be written as OTLP",
+    "keep halves of surrogate pairs out of names and messages, as str.encode() would refuse them",
 )
 
 _REFUSED = Cause(

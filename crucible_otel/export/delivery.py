@@ -1,9 +1,13 @@
-"""Exporters wrapped so that they count, never raise, and speak through the ledger."""
+"""Exporters wrapped so that they count, never raise, and speak through the ledger.
+
+Spans and log records go as bytes through an exporter of ours, and as objects through one of the user's.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -12,15 +16,22 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult,
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from crucible_otel.export.causes import INTERRUPTED, PARTIAL, TOO_LARGE, Answer, Cause, best, classify
+from crucible_otel.export.causes import INTERRUPTED, PARTIAL, TOO_LARGE, UNWRITABLE, Answer, Cause, best, classify
+from crucible_otel.export.encode_logs import log_encoder
+from crucible_otel.export.encode_spans import span_encoder
+from crucible_otel.export.encoding import Encoder
 from crucible_otel.export.fork import in_child
 from crucible_otel.export.halves import count_points, halves, halves_of_metrics
 from crucible_otel.export.quiet import listening
+from crucible_otel.export.sending import Send, byte_sender
 from crucible_otel.export.tally import Ledger, Tally
 
 __all__ = ["Delivery", "LogDelivery", "MetricDelivery", "SpanDelivery"]
 
 _Count = Callable[[Any], int]
+
+_Export = Callable[[Any], "tuple[object, int]"]
+"""Exports a batch; returns the SDK's result, and how many of its items could not be written."""
 
 _MOST_CUTS = 32
 """How often a batch is cut when the server finds it, or a piece of it, too large; then the rest is lost."""
@@ -36,6 +47,7 @@ class Delivery:
         rebuild: Makes a fresh exporter in a forked child, where inherited connections and locks are unusable; None
             for an exporter of the user's, which is kept.
         observed: What the exporter's transport saw during an export is appended here: answers, exceptions, causes.
+        encoder: Writes the bytes that an exporter of ours is to send, where it can.
 
     Attributes:
         tally: The counts of this delivery.
@@ -53,12 +65,15 @@ class Delivery:
         ledger: Ledger,
         rebuild: Callable[[], Any] | None = None,
         observed: list[object] | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         self.exporter, self.tally = exporter, tally
         self._ledger, self._rebuild = ledger, rebuild
         self._closed = self._ended = self._stale = False
         self._observed: list[object] = [] if observed is None else observed
         self._inherited: list[Any] = []
+        self._encoder = encoder
+        self._send = self._sender()
         in_child(self._after_fork)
 
     def _after_fork(self) -> None:
@@ -70,14 +85,29 @@ class Delivery:
             args = record.args if isinstance(record.args, tuple) else ()
             self._observed.append((str(record.msg), *args))
 
-    def _deliver(
-        self, batch: Any, export: Callable[[Any, Any], object], cut: Callable[[Any], Sequence[Any]], count: _Count
-    ) -> bool:
+    def _sender(self) -> Send | None:
+        # A user's exporter may do anything with what it gets.
+        return None if self._encoder is None or self._rebuild is None else byte_sender(self.exporter)
+
+    def _export_items(self, items: Sequence[Any]) -> tuple[object, int]:
+        """Export spans or log records, as bytes if that is possible."""
+        if self._send is None or self._encoder is None:
+            return self.exporter.export(_readable(items)), 0
+        data, written, lost = self._encoder.encode(items)
+        if not written:
+            return True, lost
+        try:
+            return self._send(data, written), lost
+        except (AttributeError, TypeError):  # a newer exporter, which asks for more than we thought
+            self._send = None
+            return self.exporter.export(_readable(items)), 0
+
+    def _deliver(self, batch: Any, export: _Export, cut: Callable[[Any], Sequence[Any]], count: _Count) -> bool:
         """Export a batch, in pieces when the server finds it too large; never raises.
 
         Args:
             batch: What to export.
-            export: Given the exporter and a batch, exports it and returns the SDK's result.
+            export: Given a batch, exports it.
             cut: Given a batch, returns its halves; only itself when it cannot be cut.
             count: Given a batch, returns how many items it holds.
 
@@ -93,17 +123,17 @@ class Delivery:
         try:
             while pieces:
                 piece = pieces.pop()
-                cause, rejected = self._attempt(piece, export, count)
-                if cause is not None and cause.kind == TOO_LARGE.kind and cuts < _MOST_CUTS:
+                losses = self._attempt(piece, export, count)
+                if any(cause.kind == TOO_LARGE.kind for cause, _ in losses) and cuts < _MOST_CUTS:
                     smaller = cut(piece)
                     if len(smaller) > 1:
                         cuts += 1
                         pieces.extend(reversed(smaller))
                         continue
-                tally.deliver(count(piece) - rejected)
-                if cause is not None:
+                tally.deliver(count(piece) - sum(rejected for _, rejected in losses))
+                for cause, rejected in losses:
                     lost = cause
-                    if cause is not PARTIAL and cause.kind != TOO_LARGE.kind:
+                    if cause not in (PARTIAL, UNWRITABLE) and cause.kind != TOO_LARGE.kind:
                         # What goes wrong otherwise would go wrong for each piece, each with retries of its own.
                         rejected += sum(map(count, pieces))
                         pieces.clear()
@@ -114,27 +144,29 @@ class Delivery:
             self._ledger.complain(tally, lost)
         return lost is None
 
-    def _attempt(self, batch: Any, export: Callable[[Any, Any], object], count: _Count) -> tuple[Cause | None, int]:
-        """Export a batch as it is; return what went wrong and how many items are lost by it."""
+    def _attempt(self, batch: Any, export: _Export, count: _Count) -> list[tuple[Cause, int]]:
+        """Export a batch as it is; return what went wrong, each with how many items are lost by it."""
         number = count(batch)
         if self._closed:
-            return self.tally.cause or INTERRUPTED, number
+            return [(self.tally.cause or INTERRUPTED, number)]
         self._observed.clear()
+        result: object = False
+        unwritten = 0
         try:
             with listening(self._hear):
                 if self._stale:
                     self._renew()
-                result = export(self.exporter, batch)
+                result, unwritten = export(batch)
         except Exception as error:  # whatever an exporter does, the program that is watched goes on
             self._observed.append(error)
-            result = False
+        losses = [(UNWRITABLE, unwritten)] if unwritten else []
         answers = [seen for seen in self._observed if isinstance(seen, Answer)]
         # The SDK takes a redirect, which it does not follow, for success.
         redirected = bool(answers) and self._observed[-1] is answers[-1] and 300 <= answers[-1].status < 400
         if getattr(result, "name", result) in ("FAILURE", False) or redirected:
-            return self._cause(), number
-        rejected = min(number, sum(answer.rejected for answer in answers))
-        return (PARTIAL if rejected else None), rejected
+            return [*losses, (self._cause(), number - unwritten)]
+        rejected = min(number - unwritten, sum(answer.rejected for answer in answers))
+        return [*losses, (PARTIAL, rejected)] if rejected else losses
 
     def _cause(self) -> Cause:
         """Prefer what the transport saw over what the exporter said about it."""
@@ -149,6 +181,7 @@ class Delivery:
         self._inherited.append(self.exporter)
         if self._rebuild is not None:
             self.exporter = self._rebuild()
+            self._send = self._sender()
         self._stale = False
 
     def interrupt(self) -> None:
@@ -186,18 +219,24 @@ class Delivery:
 class SpanDelivery(Delivery, SpanExporter):
     """Delivers spans."""
 
+    def __init__(self, exporter: Any, **options: Any) -> None:
+        Delivery.__init__(self, exporter, encoder=span_encoder(), **options)
+
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export a batch of spans."""
-        arrived = self._deliver(spans, lambda exporter, batch: exporter.export(batch), halves, len)
+        arrived = self._deliver(spans, self._export_items, halves, len)
         return SpanExportResult.SUCCESS if arrived else SpanExportResult.FAILURE
 
 
 class LogDelivery(Delivery, LogRecordExporter):
     """Delivers log records."""
 
+    def __init__(self, exporter: Any, **options: Any) -> None:
+        Delivery.__init__(self, exporter, encoder=log_encoder(), **options)
+
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """Export a batch of log records."""
-        arrived = self._deliver(batch, lambda exporter, batch: exporter.export(batch), halves, len)
+        arrived = self._deliver(batch, self._export_items, halves, len)
         return LogRecordExportResult.SUCCESS if arrived else LogRecordExportResult.FAILURE
 
 
@@ -219,8 +258,18 @@ class MetricDelivery(Delivery, MetricExporter):
         """Export one collection."""
         arrived = self._deliver(
             metrics_data,
-            lambda exporter, collection: exporter.export(collection, timeout_millis=timeout_millis),
+            lambda collection: (self.exporter.export(collection, timeout_millis=timeout_millis), 0),
             halves_of_metrics,
             count_points,
         )
         return MetricExportResult.SUCCESS if arrived else MetricExportResult.FAILURE
+
+
+def _readable(items: Sequence[Any]) -> Sequence[Any]:
+    """Return items as the SDK's classes: those of another class say it by ``readable()``."""
+    if not any(hasattr(type(item), "readable") for item in items):
+        return items
+    # A copy of the same class: the queue's batches pause while somebody iterates over them.
+    made = copy(items) if isinstance(items, list) else list(items)
+    made[:] = [item.readable() if hasattr(type(item), "readable") else item for item in items]
+    return made

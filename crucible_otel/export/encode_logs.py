@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs as encode_by_sdk
 from opentelemetry.sdk._logs import ReadableLogRecord
 
 from crucible_otel.export.encoding import Encoder, attribute_fields
@@ -54,6 +53,8 @@ def log_body(readable: ReadableLogRecord) -> bytes:
 
 
 def _log_body_by_sdk(readable: ReadableLogRecord) -> bytes:
-    records: Sequence[Any] = encode_by_sdk([readable]).resource_logs[0].scope_logs[0].log_records
+    from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+
+    records: Sequence[Any] = encode_logs([readable]).resource_logs[0].scope_logs[0].log_records
     body: bytes = records[0].SerializePartialToString()
     return body

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as encode_by_sdk
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 
@@ -114,6 +113,8 @@ def _uint32(number: int) -> bytes:
 
 
 def _span_body_by_sdk(span: ReadableSpan) -> bytes:
-    spans: Sequence[Any] = encode_by_sdk([span]).resource_spans[0].scope_spans[0].spans
+    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+    spans: Sequence[Any] = encode_spans([span]).resource_spans[0].scope_spans[0].spans
     body: bytes = spans[0].SerializePartialToString()
     return body
