@@ -5,28 +5,38 @@ from __future__ import annotations
 from typing import Any
 
 from crucible_otel.events.names import EventName, dotted
-from crucible_otel.semconv.aliases import FRAMEWORK, KITCHEN, TRAIN
+from crucible_otel.semconv.aliases import ADDED
 from crucible_otel.semconv.registry import ALIASES, EVENTS
+
+_CATEGORIES: dict[str, tuple[str, ...]] = {}
+for _alias in ALIASES.values():
+    if _alias.name not in ADDED:
+        _CATEGORIES[_alias.category] = (*_CATEGORIES.get(_alias.category, ()), _alias.name)
 
 
 def events() -> tuple[str, ...]:
     """Return the twelve events of the CrucibleKitchen guide, by its names."""
-    return tuple(alias.name for alias in KITCHEN)
+    return _CATEGORIES["kitchen"]
 
 
 def training_events() -> tuple[str, ...]:
     """Return the training events of the CrucibleTelemetry README, by its names."""
-    return tuple(alias.name for alias in TRAIN if not alias.name.endswith(".exception"))
+    return _CATEGORIES["training"]
+
+
+def deployment_events() -> tuple[str, ...]:
+    """Return the deployment events of the CrucibleTelemetry README, by its names."""
+    return _CATEGORIES["deployment"]
 
 
 def framework_events() -> tuple[str, ...]:
     """Return the framework events of the CrucibleTelemetry README, by its names."""
-    return tuple(alias.name for alias in FRAMEWORK if not alias.name.endswith(".exception"))
+    return _CATEGORIES["framework"]
 
 
 def standard_events() -> tuple[str, ...]:
     """Return the standard events of the CrucibleTelemetry README, by its names."""
-    return (*training_events(), *framework_events())
+    return (*training_events(), *deployment_events(), *framework_events())
 
 
 def canonical_events() -> tuple[str, ...]:
@@ -40,8 +50,8 @@ def all_events() -> tuple[str, ...]:
 
 
 def events_by_category() -> dict[str, tuple[str, ...]]:
-    """Return category -> the seeds' names in it."""
-    return {"kitchen": events(), "training": training_events(), "framework": framework_events()}
+    """Return category -> the seeds' names in it; every event that a seed defines is in one."""
+    return dict(_CATEGORIES)
 
 
 def event_info(name: EventName) -> dict[str, Any] | None:
@@ -54,7 +64,7 @@ def event_info(name: EventName) -> dict[str, Any] | None:
     if alias is not None:
         units = {field.name: field.unit for field in spec.fields}
         return {
-            "category": alias.category or "kitchen",
+            "category": alias.category,
             "description": alias.brief,
             "canonical": alias.targets[0],
             "measurements": {name: units.get(alias.fields[name], "") for name in alias.measurements},

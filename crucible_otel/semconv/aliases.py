@@ -44,9 +44,7 @@ _MEASURED: Final = frozenset(
 )  # fmt: skip
 
 
-def _alias(
-    name: str, brief: str, targets: str, fields: Mapping[str, str], category: str = "", measured: str = ""
-) -> Alias:
+def _alias(name: str, brief: str, targets: str, fields: Mapping[str, str], category: str, measured: str = "") -> Alias:
     numbers = _MEASURED | {*measured.split()}
     return Alias(
         name=name,
@@ -61,7 +59,7 @@ def _alias(
 
 
 KITCHEN: Final = tuple(
-    _alias("crucible_kitchen." + name, brief, targets, fields)
+    _alias("crucible_kitchen." + name, brief, targets, fields, "kitchen")
     for name, brief, targets, fields in (
         ("workflow.run.start", "Workflow started", "crucible.workflow.start", _WORKFLOW),
         ("workflow.run.stop", "Workflow completed", "crucible.workflow.stop", {**_END, **_WORKFLOW}),
@@ -266,7 +264,7 @@ _POLL = {"request_id": "request_id", "request_type": "request_type"}
 _POLLED = {**_END, "iterations": "iterations", **_POLL}
 
 TINKEX: Final = tuple(
-    _alias("tinkex." + name, brief, targets, fields, measured="iterations")
+    _alias("tinkex." + name, brief, targets, fields, "tinkex", "iterations")
     for name, brief, targets, fields in (
         ("future.poll.start", "Polling of a future started", "crucible.future.poll.start", _POLL),
         (
@@ -283,6 +281,9 @@ TINKEX: Final = tuple(
         ),
     )
 )
+
+ADDED: Final = frozenset(alias.name for alias in (*TRAIN, *FRAMEWORK) if alias.name.endswith(".exception"))
+"""Names that no seed has: failures that were added to its families."""
 
 ALIASES: Final = (*KITCHEN, *TRAIN, *FRAMEWORK, *DEPLOYMENT, *SNAKEPIT.values(), *TINKEX, *gpu.ALIASES)
 

@@ -267,6 +267,7 @@ def _alias(name: str, brief: str, measurements: str) -> Alias:
         brief=brief,
         measurements=tuple(measurements.split()),
         metadata=("device",),
+        category="snakepit",
     )
 
 

@@ -188,9 +188,9 @@ class Alias:
             to the alias gets all of them.
         fields: The seed's field name -> ours.
         brief: The seed's own description.
+        category: The category of the event in the seed (``training``, ``framework`` ...), or the seed's own.
         measurements: The seed's names of the fields that stand in ``measurements``.
         metadata: The seed's names of the fields that stand in ``metadata``.
-        category: The seed's category of the event (``training``, ``framework`` ...), empty if it has none.
     """
 
     name: str
@@ -198,6 +198,6 @@ class Alias:
     targets: tuple[str, ...]
     fields: Mapping[str, str]
     brief: str
+    category: str
     measurements: tuple[str, ...] = ()
     metadata: tuple[str, ...] = ()
-    category: str = ""

@@ -24,16 +24,45 @@ def test_the_standard_events_by_family() -> None:
     framework = ["pipeline.start", "pipeline.stop", "stage.start", "stage.stop"]
     assert tuple(f"crucible_train.{name}" for name in training) == cx.events.training_events()
     assert tuple(f"crucible_framework.{name}" for name in framework) == cx.events.framework_events()
-    assert (*cx.events.training_events(), *cx.events.framework_events()) == cx.events.standard_events()
+    deployment = ["inference.start", "inference.stop", "inference.exception"]
+    assert tuple(f"crucible_deployment.{name}" for name in deployment) == cx.events.deployment_events()
+    families = (cx.events.training_events(), cx.events.deployment_events(), cx.events.framework_events())
+    assert tuple(name for family in families for name in family) == cx.events.standard_events()
 
 
 def test_the_categories_hold_the_families() -> None:
-    """Each family under its category."""
-    assert {
-        "kitchen": cx.events.events(),
-        "training": cx.events.training_events(),
-        "framework": cx.events.framework_events(),
-    } == cx.events.events_by_category()
+    """Each family under its category, and every event of a seed in one; failures that were added to them apart."""
+    found = cx.events.events_by_category()
+    assert {"kitchen", "training", "deployment", "framework", "snakepit", "tinkex"} == {*found}
+    assert (
+        cx.events.events(),
+        cx.events.training_events(),
+        cx.events.deployment_events(),
+        cx.events.framework_events(),
+    ) == tuple(found[name] for name in ("kitchen", "training", "deployment", "framework"))
+    listed = [name for names in found.values() for name in names]
+    assert len(listed) == len({*listed})
+    assert ["crucible_framework.exception", "crucible_train.exception"] == sorted(
+        {f"{name.partition('.')[0]}.{name.rpartition('.')[2]}" for name in {*ALIASES} - {*listed}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "category"),
+    [
+        ("snakepit.gpu.memory.sampled", "snakepit"),
+        ("snakepit.call.stop", "snakepit"),
+        ("tinkex.future.poll.start", "tinkex"),
+        ("crucible_deployment.inference.start", "deployment"),
+        ("crucible_kitchen.training.step", "kitchen"),
+        ("crucible_train.epoch.exception", "training"),
+    ],
+)
+def test_an_event_of_a_seed_says_its_category(name: str, category: str) -> None:
+    """The one under which it is listed."""
+    info = cx.events.event_info(name)
+    assert info is not None
+    assert category == info["category"]
 
 
 def test_an_event_of_a_seed_is_described_in_its_words() -> None:
