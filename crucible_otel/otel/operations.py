@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Tracer
@@ -27,24 +27,31 @@ from crucible_otel.otel.live import LiveSpan
 from crucible_otel.otel.naming import named
 from crucible_otel.otel.record import Shape
 from crucible_otel.semconv.model import Event as EventSpec
-from crucible_otel.semconv.model import Feed, Operation
+from crucible_otel.semconv.model import Feed, Field, Operation
 from crucible_otel.semconv.names import RESULT
 from crucible_otel.semconv.registry import EVENTS
 
 _PREPARED = 4_096
 _SUCCESS = "success"
 _FAILED = ("failure", "timeout")
+Values: TypeAlias = "tuple[Any, ...]"
+"""What was measured besides the duration, in the order of the fields; durations in seconds, None for what was not."""
+
 KINDS: Mapping[str, SpanKind] = {
     "internal": SpanKind.INTERNAL,
     "client": SpanKind.CLIENT,
     "server": SpanKind.SERVER,
 }  # fmt: skip
 
-_ADAPTER = """
-def adapt(commit):
+_VALUES = """
+def values(get):
+    return ({values},)
+"""
+_ROW = """
+def bind(commit):
     def plain(at, duration):
         commit(at, {plain})
-    def told(at, duration, get):
+    def told(at, duration, values):
         commit(at, {told})
     return plain, told
 """
@@ -72,7 +79,7 @@ class Prepared(NamedTuple):
         start: What its span starts with.
         stop: What its span is when it ended well.
         plain: ``plain(at_s, duration_s)`` for each of its records, to be put when nothing else was measured.
-        told: ``told(at_s, duration_s, get)`` for each, when ``get(field)`` says what else was.
+        told: ``told(at_s, duration_s, values)`` for each, when something was.
         gauges: ``set(get)`` for each gauge that an end without exception sets.
     """
 
@@ -82,7 +89,7 @@ class Prepared(NamedTuple):
     start: Shape
     stop: Shape
     plain: tuple[Callable[[float, float], None], ...]
-    told: tuple[Callable[[float, float, Callable[[str], Any]], None], ...]
+    told: tuple[Callable[[float, float, Values], None], ...]
     gauges: tuple[Callable[[Callable[[str], Any]], None], ...]
 
 
@@ -100,6 +107,7 @@ class HotOperation:
 
     Attributes:
         direct: Whether nobody listens to its events.
+        values: ``values(get)`` returns what was measured, when ``get(field)`` says it in the event's units.
         events: The names of the events that feed its metrics.
         running: What is open: the id of the context inside it -> the entry of whoever opened it.
         generation: Another one in a forked child.
@@ -120,12 +128,12 @@ class HotOperation:
         self.now, self.time_ns = engine.clock.now, engine.clock.time_ns
         self._engine, self._tracer, self._wants, self.refused = engine, tracer, wants, refused
         self._families = tuple(engine.families[spec.name] for spec in operation.hot)
-        self._adapters = tuple(map(_adapter, self._families))
         self._fed = tuple(frozenset(_fed_by(spec)) for spec in operation.hot)
         self.events = frozenset().union(*self._fed)
         told = [field for field in operation.stop.fields if field.measurement and field.attribute]
-        self._told = tuple((field.name, 1e-9 if field.unit == "ns" else None) for field in told)
+        self.values = _values(told)
         self._value_names = tuple(field.attribute for field in told)
+        self._rows = tuple(_row(family, told) for family in self._families)
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
         self.running: dict[int, Any] = {}
         self.generation = 0
@@ -149,7 +157,7 @@ class HotOperation:
                 _, entry = self.running.popitem()
             except KeyError:  # another thread's end was faster
                 return
-            entry.abandon(error)
+            entry[0]._abandon(entry, error)
 
     # -- making one --------------------------------------------------------------------------------------------------
 
@@ -179,27 +187,15 @@ class HotOperation:
             shape.name, context=context, kind=shape.kind, attributes=shape.attributes, start_time=start_ns
         )
 
-    def finish(
-        self, prepared: Prepared, span: Span | None, end_ns: int, told: Mapping[str, Any], more: Mapping[str, Any]
-    ) -> None:
-        """End its span when all went well.
-
-        Args:
-            prepared: What is the same for all.
-            span: Its span.
-            end_ns: When, in nanoseconds since the epoch.
-            told: Measurements by field name, durations in nanoseconds.
-            more: Further attributes, sanitised.
-        """
-        if span is None:
+    def leaf(self, prepared: Prepared, context: Context, start_ns: int, end_ns: int, values: Values) -> None:
+        """Make the span of one that has ended well, and in which nothing else happened."""
+        if self.buffer is not None:
+            slow = end_ns - start_ns >= self.slow_s * 1e9
+            self.buffer.leaf(prepared.stop, context, start_ns, end_ns, values, kept=slow)
             return
-        if type(span) is LiveSpan:
-            if more:
-                span.set_attributes(more)
-            span.finish(end_ns, prepared.stop, self._values(told) if told else ())
-            return
-        span.set_attributes({RESULT: _SUCCESS, **prepared.stop.values(self._values(told)), **more})
-        span.end(end_time=end_ns)
+        span = self.start(prepared.start, context, start_ns)
+        if span is not None:
+            finish(prepared, span, end_ns, values)
 
     # -- what came the way of all events -----------------------------------------------------------------------------
 
@@ -223,10 +219,10 @@ class HotOperation:
         self.refused(refusals)
         name, kind = named(operation.span, event), KINDS[operation.kind]
         adapted = []
-        for spec, family, adapter in zip(operation.hot, self._families, self._adapters, strict=True):
-            values = {**event.metadata, RESULT_FIELD: _SUCCESS}
-            labels = tuple([read(values.get(each)) for each, read in family.labels])
-            adapted.append(adapter(self._engine.bound(spec, labels, silent=True).commit))
+        for spec, family, bind in zip(operation.hot, self._families, self._rows, strict=True):
+            known = {**event.metadata, RESULT_FIELD: _SUCCESS}
+            labels = tuple([read(known.get(each)) for each, read in family.labels])
+            adapted.append(bind(self._engine.bound(spec, labels, silent=True).commit))
         return Prepared(
             self,
             inherited,
@@ -249,14 +245,6 @@ class HotOperation:
 
         return put
 
-    def _values(self, told: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(
-            [
-                value if scale is None or value is None else value * scale
-                for value, scale in [(told.get(name), scale) for name, scale in self._told]
-            ]
-        )
-
     def _after_fork(self) -> None:
         self.generation += 1
         self.running.clear()
@@ -266,24 +254,52 @@ RESULT_FIELD = "result"
 _ERROR_FIELD = "error_type"
 
 
-def _adapter(family: Family) -> Callable[[Callable[..., None]], Any]:
-    """Compile what puts the columns of a family's record in order."""
-    totals = _totals(family)
-    plain, told = [], []
-    for name in family.columns:
-        if name == "duration":
-            plain.append(name)
-            told.append(name)
-            continue
-        plain.append("0" if name in totals else "None")
-        if name in family.timed:
-            told.append(f"None if get({name!r}) is None else get({name!r}) * 1e-9")
-        else:
-            told.append(f"get({name!r}) or 0" if name in totals else f"get({name!r})")
+def finish(prepared: Prepared, span: Span, end_ns: int, values: Values, more: Mapping[str, Any] | None = None) -> None:
+    """End the span of an operation that ended well.
+
+    Args:
+        prepared: What is the same for all.
+        span: Its span.
+        end_ns: When, in nanoseconds since the epoch.
+        values: What was measured; empty for nothing.
+        more: Further attributes, sanitised.
+    """
+    if type(span) is LiveSpan:
+        if more:
+            span.set_attributes(more)
+        span.finish(end_ns, prepared.stop, values)
+        return
+    span.set_attributes({RESULT: _SUCCESS, **prepared.stop.values(values), **(more or {})})
+    span.end(end_time=end_ns)
+
+
+def _values(told: Iterable[Field]) -> Callable[[Callable[[str], Any]], Values]:
+    """Compile what puts measurements in the order of their fields."""
+    texts = (
+        f"None if (value := get({field.name!r})) is None else value * 1e-9"
+        if field.unit == "ns"
+        else f"get({field.name!r})"
+        for field in told
+    )
     scope: dict[str, Any] = {}
-    exec(_ADAPTER.format(plain=", ".join(plain), told=", ".join(told)), scope)
-    adapt: Callable[[Callable[..., None]], Any] = scope["adapt"]
-    return adapt
+    exec(_VALUES.format(values=", ".join(texts)), scope)
+    values: Callable[[Callable[[str], Any]], Values] = scope["values"]
+    return values
+
+
+def _row(family: Family, told: Iterable[Field]) -> Callable[[Callable[..., None]], Any]:
+    """Compile what makes a family's record of a duration and values."""
+    totals, places = _totals(family), {field.name: place for place, field in enumerate(told)}
+    nothing = {name: "0" if name in totals else "None" for name in family.columns}
+    plain = [name if name == "duration" else nothing[name] for name in family.columns]
+    rows = [
+        f"values[{places[name]}]{' or 0' if name in totals else ''}" if name in places else text
+        for name, text in zip(family.columns, plain, strict=True)
+    ]
+    scope: dict[str, Any] = {}
+    exec(_ROW.format(plain=", ".join(plain), told=", ".join(rows)), scope)
+    bind: Callable[[Callable[..., None]], Any] = scope["bind"]
+    return bind
 
 
 def _fed_by(spec: EventSpec) -> Iterable[str]:

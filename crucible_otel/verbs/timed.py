@@ -3,55 +3,42 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-from opentelemetry import context as otel_context
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import Span
 
 from crucible_otel.events.runtime import Runtime, runtime
 from crucible_otel.events.sanitize import Refusals, attribute
 from crucible_otel.events.scope import NOTHING, Scope, in_context
 from crucible_otel.otel.buffer import SPAN_KEY, THINNED
-from crucible_otel.otel.operations import Prepared
+from crucible_otel.otel.operations import HotOperation, Prepared, Values, finish
 from crucible_otel.otel.parts import divide
 from crucible_otel.verbs.managed import Managed
 
 _SECOND_NS = 1e9
+_OWNER: Final = 0
+_RUNTIME: Final = 1
+_READY: Final = 2
+_SPAN: Final = 3
+_OUTSIDE: Final = 4
+_STARTED_S: Final = 6
+_Open: TypeAlias = "tuple[Timed, Runtime, Prepared, Span | None, Context, Context, float, int, int]"
+"""Who opened it, what was configured, what it has in common with others, its span, the contexts around and inside it,
+when it started by the monotonic clock and in ns since the epoch, and the generation of the process."""
 
 
-class _Open(NamedTuple):
-    """What is open.
+class _Begun:
+    """What is open, for a generator: it is entered and left with each item."""
 
-    Attributes:
-        owner: The object that opened it.
-        runtime: What was configured.
-        prepared: What it has in common with others like it.
-        span: Its span, if any.
-        outside: The context it was opened in.
-        inner: The context inside it.
-        started_s: When, by the monotonic clock.
-        started_ns: When, in nanoseconds since the epoch.
-        generation: Of the process that opened it.
-    """
+    __slots__ = ("_inside",)
 
-    owner: Timed
-    runtime: Runtime
-    prepared: Prepared
-    span: Span | None
-    outside: Context
-    inner: Context
-    started_s: float
-    started_ns: int
-    generation: int
+    def __init__(self, inside: Context) -> None:
+        self._inside = inside
 
     def inside(self) -> Context:
         """Return the context that is current inside it."""
-        return self.inner
-
-    def abandon(self, error: BaseException) -> None:
-        """End it because telemetry ends."""
-        self.owner._abandon(self, error)
+        return self._inside
 
 
 class Timed(Managed):
@@ -61,21 +48,46 @@ class Timed(Managed):
 
     def __enter__(self: T) -> T:
         """Start it and make it current."""
-        self._begin(enter=True)
+        current = runtime()
+        hot = current.operations.get(self._operation.name)
+        if hot is not None and hot.direct:
+            attach(self._start(current, hot))
+        else:
+            super()._begin(enter=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End it; an exception travels on."""
-        self._end(error)
+        ready = self._ready
+        if ready is None:
+            super()._end(error)
+            return
+        here = get_current()
+        entry = ready.hot.running.pop(id(here), None)
+        if entry is None or entry[_OWNER] is not self:
+            self._end_elsewhere(entry, here, error)
+            return
+        attach(entry[_OUTSIDE])
+        self._finish(entry, error)
 
     def _begin(self, *, enter: bool) -> Any:
         current = runtime()
         hot = current.operations.get(self._operation.name)
         if hot is None or not hot.direct:
             return super()._begin(enter=enter)
-        context = otel_context.get_current()
+        inside = self._start(current, hot)
+        if enter:
+            attach(inside)
+        return _Begun(inside)
+
+    def _end(self, error: BaseException | None = None) -> None:
+        self.__exit__(None, error, None)
+
+    def _start(self, current: Runtime, hot: HotOperation) -> Context:
+        """Start it; return the context inside it."""
+        context = get_current()
         scope = in_context(context)
         inherited = scope.inherited if scope is not None else NOTHING
         ready = self._ready
@@ -83,89 +95,90 @@ class Timed(Managed):
             ready = self._ready = hot.prepare(self.fields, inherited)
         started_ns = hot.time_ns()
         span = hot.start(ready.start, context, started_ns)
-        inner = Context(context) if span is None or span is THINNED else Context({**context, SPAN_KEY: span})
-        entry = _Open(self, current, ready, span, context, inner, hot.now(), started_ns, hot.generation)
-        hot.running[id(inner)] = entry
-        if enter:
-            otel_context.attach(inner)
-        return entry
+        inside = Context(context) if span is None or span is THINNED else Context({**context, SPAN_KEY: span})
+        started_s = hot.now()
+        hot.running[id(inside)] = (self, current, ready, span, context, inside, started_s, started_ns, hot.generation)
+        return inside
 
-    def _end(self, error: BaseException | None = None) -> None:
-        ready = self._ready
-        if ready is None or not ready.hot.running:
-            super()._end(error)
-            return
-        hot = ready.hot
-        here = otel_context.get_current()
-        entry = hot.running.pop(id(here), None)
-        if entry is not None and entry.owner is self:
-            otel_context.attach(entry.outside)
-        else:
-            entry = self._found(entry, here)
-            if entry is None:
-                super()._end(error)
+    def _end_elsewhere(self, taken: _Open | None, here: Context, error: BaseException | None) -> None:
+        """End it where another context is current than inside it: in another task, or after an attach of the user's."""
+        assert self._ready is not None
+        running = self._ready.hot.running
+        if taken is not None:  # it belongs to another object, which will miss it
+            running[id(here)] = taken
+        for key, entry in reversed(list(running.items())):
+            if entry[_OWNER] is self and running.pop(key, None) is entry:
+                if entry[_SPAN] is not None and here.get(SPAN_KEY) is entry[_SPAN]:
+                    attach(entry[_OUTSIDE])
+                self._finish(entry, error)
                 return
+        super()._end(error)
+
+    def _finish(self, entry: _Open, error: BaseException | None) -> None:
+        _, current, ready, span, outside, _, started_s, started_ns, generation = entry
+        hot = ready.hot
+        duration_s = hot.now() - started_s
         try:
-            self._finish(hot, entry, error)
+            if generation != hot.generation:
+                return
+            if duration_s < 0.0:
+                duration_s = 0.0
+            if error is not None or self._result:
+                self._at_length(entry, error, duration_s)
+                return
+            duration_ns = round(duration_s * _SECOND_NS)
+            self._told(duration_ns)
+            values: Values = ()
+            if self._measurements:
+                values = self._put(current, ready, started_s + duration_s, duration_s, duration_ns)
+            else:
+                for put in ready.plain:
+                    put(started_s + duration_s, duration_s)
+            if span is THINNED:
+                slow = duration_s >= hot.slow_s
+                span = hot.start(ready.start, outside, started_ns, kept=True) if slow else None
+            if span is not None:
+                more = self._more(entry) if self._yields else None
+                finish(ready, span, started_ns + duration_ns, values, more)
         except Exception as fault:
-            entry.runtime.fault(self._operation.name, fault)
+            current.fault(self._operation.name, fault)
         finally:
             if self._measurements or self._yields or self._result:
                 self._measurements, self._yields, self._result = {}, {}, ""
 
-    def _finish(self, hot: Any, entry: _Open, error: BaseException | None) -> None:
-        duration_s = hot.now() - entry.started_s
-        if entry.generation != hot.generation:
-            return
-        if duration_s < 0.0:
-            duration_s = 0.0
-        ready = entry.prepared
-        if error is not None or self._result:
-            self._at_length(hot, entry, error, duration_s)
-            return
-        duration_ns = round(duration_s * _SECOND_NS)
-        self._told(duration_ns)
-        at, told, span = entry.started_s + duration_s, self._measurements, entry.span
-        if not told:
-            for put in ready.plain:
-                put(at, duration_s)
-        else:
-            if self._operation.stop.parts and divide(self._operation.stop, told, duration_ns):
-                entry.runtime.projection.refused()  # type: ignore[union-attr]
-            for put_told in ready.told:
-                put_told(at, duration_s, told.get)
-            for set_gauge in ready.gauges:
-                set_gauge(told.get)
-        if span is THINNED:
-            span = (
-                hot.start(ready.start, entry.outside, entry.started_ns, kept=True) if duration_s >= hot.slow_s else None
-            )
-        if span is not None:
-            more = self._more(entry) if self._yields else NOTHING
-            hot.finish(ready, span, entry.started_ns + duration_ns, told, more)
+    def _put(self, current: Runtime, ready: Prepared, at_s: float, duration_s: float, duration_ns: int) -> Values:
+        """Put the records of one of which something was measured; return what."""
+        measured, stop = self._measurements, self._operation.stop
+        if stop.parts and divide(stop, measured, duration_ns):
+            current.projection.refused()  # type: ignore[union-attr]
+        values = ready.hot.values(measured.get)
+        for put in ready.told:
+            put(at_s, duration_s, values)
+        for set_gauge in ready.gauges:
+            set_gauge(measured.get)
+        return values
 
     def _abandon(self, entry: _Open, error: BaseException) -> None:
         """End one that is still open when telemetry ends."""
         try:
-            self._at_length(entry.prepared.hot, entry, error, max(0.0, entry.prepared.hot.now() - entry.started_s))
+            self._at_length(entry, error, max(0.0, entry[_READY].hot.now() - entry[_STARTED_S]))
         except Exception as fault:
-            entry.runtime.fault(self._operation.name, fault)
+            entry[_RUNTIME].fault(self._operation.name, fault)
 
-    def _at_length(self, hot: Any, entry: _Open, error: BaseException | None, duration_s: float) -> None:
+    def _at_length(self, entry: _Open, error: BaseException | None, duration_s: float) -> None:
         """End one that did not end well the way of all events."""
-        ready, span = entry.prepared, entry.span
-        self._told(round(duration_s * _SECOND_NS))
+        _, current, ready, span, outside, inside, started_s, started_ns, _ = entry
+        duration_ns = round(duration_s * _SECOND_NS)
+        self._told(duration_ns)
         if span is THINNED:
-            span = hot.start(ready.start, entry.outside, entry.started_ns, kept=True)
-        scope = Scope(
-            self._operation, dict(ready.metadata), in_context(entry.outside), entry.started_s, entry.started_ns
-        )
-        scope.span, scope.context = span, entry.inner
-        entry.runtime.close(
+            span = ready.hot.start(ready.start, outside, started_ns, kept=True)
+        scope = Scope(self._operation, dict(ready.metadata), in_context(outside), started_s, started_ns)
+        scope.span, scope.context = span, inside
+        current.close(
             scope,
             error=error,
             result=self._result if error is None else "",
-            measurements={"duration": round(duration_s * _SECOND_NS), **self._measurements},
+            measurements={"duration": duration_ns, **self._measurements},
             metadata=self._yields,
         )
 
@@ -176,23 +189,8 @@ class Timed(Managed):
             kept = attribute(value, refusals=refusals)
             if kept is not None:
                 more[known.get(name) or name] = kept
-        entry.prepared.hot.refused(refusals)
+        entry[_READY].hot.refused(refusals)
         return more
-
-    def _found(self, taken: _Open | None, here: Context) -> _Open | None:
-        """Return the entry that ends where another context is current than inside it: in another task, for one."""
-        ready = self._ready
-        assert ready is not None
-        running = ready.hot.running
-        if taken is not None:  # it belongs to another object, which will miss it
-            running[id(taken.inner)] = taken
-        for key, entry in reversed(list(running.items())):
-            if entry.owner is self and running.pop(key, None) is entry:
-                if entry.span is not None and here.get(SPAN_KEY) is entry.span:
-                    otel_context.attach(entry.outside)
-                found: _Open = entry
-                return found
-        return None
 
     def _told(self, duration_ns: int) -> None:
         """Hook of the verbs that measure something by the duration."""
