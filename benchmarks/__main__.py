@@ -39,12 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measured(only: list[str], quick: bool) -> dict[str, Section]:
-    from benchmarks import disabled, importing, memory
+    from benchmarks import disabled, encoding, importing, memory
 
     apart: dict[str, Callable[[bool], Section]] = {
         "memory": memory.measure,
         "disabled": disabled.measure,
         "import": importing.measure,
+        "encoding": encoding.measure,
     }
     found: dict[str, Section] = {}
     if set(only) & set(_TOGETHER):

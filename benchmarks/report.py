@@ -13,6 +13,7 @@ TITLES = {
     "disabled": "Switched off",
     "import": "Import",
     "spans": "Structural spans",
+    "encoding": "Spans and log records as OTLP bytes",
 }
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _VERDICTS = {True: "met", False: "NOT MET", None: ""}

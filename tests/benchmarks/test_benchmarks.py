@@ -51,6 +51,19 @@ def test_a_run_names_no_machine(found: dict[str, Any]) -> None:
     assert (False, False) == (str(ROOT) in text, f'"{socket.gethostname()}"' in text)
 
 
+def test_encoding_is_measured_on_the_same_bytes(tmp_path: Path) -> None:
+    """Ours against the SDK's, of spans and of log records; it refuses to compare what differs."""
+    kept = tmp_path / "found.json"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "encoding", "--json", str(kept)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert 0 == done.returncode, done.stderr
+    section = json.loads(kept.read_text())["sections"]["encoding"]
+    assert ["SDK's encoder / ours, span", "SDK's encoder / ours, log record"] == [
+        each["name"] for each in section["results"]
+    ]
+    assert 4 == len([ns for ns in section["figures"]["ns each"].values() if ns > 0])
+
+
 def test_every_result_is_in_the_table_and_on_the_page(found: dict[str, Any]) -> None:
     """What is printed and what is documented come from the same lines."""
     names = [each["name"] for each in found["sections"]["hot"]["results"]]

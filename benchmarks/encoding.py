@@ -1,0 +1,103 @@
+"""What it costs to make OTLP bytes of spans and log records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.measure import Case, ratio, rounds
+from benchmarks.result import Result, Section
+
+METHOD = """\
+512 finished spans of the SDK with 8 attributes each (2 texts, 4 doubles, an int, a bool), and 512 log records with the
+same attributes, made into the bytes of one request: by the exporters of `crucible_otel`, and by the SDK's
+`encode_spans(...).SerializeToString()` and `encode_logs(...).SerializeToString()`. The bytes are the same."""
+
+_ITEMS = 512
+
+
+def measure(quick: bool) -> Section:
+    """Measure encoding; nothing is sent."""
+    from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+
+    from crucible_otel.export.encode_logs import log_encoder
+    from crucible_otel.export.encode_spans import span_encoder
+
+    spans, logs = _spans(), _logs()
+    ways: dict[str, tuple[Callable[[], bytes], Callable[[], bytes]]] = {
+        "span": (lambda: encode_spans(spans).SerializeToString(), _ours(span_encoder(), spans)),
+        "log record": (lambda: encode_logs(logs).SerializeToString(), _ours(log_encoder(), logs)),
+    }
+    cases = []
+    for name, (sdks, ours) in ways.items():
+        if sdks() != ours():
+            raise ValueError(f"the bytes of a {name} are not those of the SDK")
+        cases += [_case(f"{name}, SDK", sdks), _case(f"{name}, ours", ours)]
+    found = rounds(cases, 3 if quick else 15)
+    results = []
+    for name in ways:
+        middle, low, high = ratio(found[f"{name}, SDK"].thread_ns, found[f"{name}, ours"].thread_ns)
+        results.append(Result(name=f"SDK's encoder / ours, {name}", value=middle, low=low, high=high, target=3.0))
+    return Section(
+        method=METHOD,
+        results=tuple(results),
+        figures={"ns each": {name: round(each.ns / _ITEMS) for name, each in found.items()}},
+    )
+
+
+def _case(name: str, encode: Callable[[], bytes]) -> Case:
+    def requests(start: int, calls: int) -> None:
+        for _ in range(calls):
+            encode()
+
+    return Case(name, requests, chunk=1)
+
+
+def _ours(encoder: Any, items: list[Any]) -> Callable[[], bytes]:
+    def encode() -> bytes:
+        data: bytes = encoder.encode(items).data
+        return data
+
+    return encode
+
+
+def _attributes(number: int) -> dict[str, Any]:
+    return {
+        "rpc.system": "crucible",
+        "gen_ai.request.model": "gpt-x",
+        "crucible.call.queue.duration": 0.1 + number,
+        "crucible.call.serialize.duration": 0.2 + number,
+        "crucible.call.execute.duration": 0.3 + number,
+        "crucible.call.deserialize.duration": 0.4 + number,
+        "crucible.call.io": 512 + number * 1_000,
+        "crucible.ok": bool(number % 3),
+    }
+
+
+def _spans() -> list[Any]:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    tracer = provider.get_tracer("benchmarks", "1")
+    with tracer.start_as_current_span("parent"):
+        for number in range(_ITEMS):
+            tracer.start_span("call", attributes=_attributes(number)).end()
+    return list(kept.get_finished_spans())[:_ITEMS]
+
+
+def _logs() -> list[Any]:
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+
+    kept = InMemoryLogRecordExporter()
+    provider = LoggerProvider(shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(kept))
+    logger = provider.get_logger("benchmarks", "1")
+    for number in range(_ITEMS):
+        logger.emit(event_name="crucible.call.stop", body="call", attributes=_attributes(number))
+    return list(kept.get_finished_logs())
