@@ -1,16 +1,21 @@
 """What sampling GPUs costs: the CPU time of a tick and of a collection, over the NVML library without a GPU.
 
-    python -m benchmarks.gpu
+    python -m benchmarks.gpu               # ticks one after the other, on a clock that the benchmark moves
+    python -m benchmarks.gpu --awake 60    # and a real sampler for a minute, which wakes up with cold caches
 
-The library answers at once, so these are the costs of Python and of pynvml, without what a real driver adds.
+The library answers at once, so these are the costs of Python and of pynvml, without what a real driver adds. A tick is
+the mean over 30 s of the default interval: six fast readings, three looks at the processes, one slow reading.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from opentelemetry.metrics import CallbackOptions
@@ -18,12 +23,36 @@ from opentelemetry.metrics import CallbackOptions
 from crucible_otel.gpu.instruments import Instruments, observations
 from crucible_otel.gpu.nvml import NvmlBackend
 from crucible_otel.gpu.ownership import Ownership
+from crucible_otel.gpu.sampler import Sampler
 from crucible_otel.gpu.snapshot import GpuSnapshot
-from crucible_otel.gpu.watch import Watch
+from crucible_otel.gpu.watch import SLOW_EVERY_S, Watch
 from tests.gpu.stub import Stub
 
 INTERVAL_S = 5.0
-ROUNDS = 300
+GPUS = (1, 8, 16)
+CYCLES = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What was measured with so many GPUs.
+
+    Attributes:
+        gpus: How many.
+        tick_us: CPU time of a tick, the mean of 30 s; the median of many such.
+        collect_us: CPU time of a collection after a tick.
+        series: What it reports.
+    """
+
+    gpus: int
+    tick_us: float
+    collect_us: float
+    series: int
+
+    @property
+    def of_a_core(self) -> float:
+        """Part of a core that ticks every five seconds take."""
+        return self.tick_us / 1e6 / INTERVAL_S
 
 
 class CollectingMeter:
@@ -36,36 +65,46 @@ class CollectingMeter:
         return lambda name, callbacks, **more: self.callbacks.extend(callbacks)
 
 
-def cpu_us(run: Callable[[], object]) -> float:
+def cpu_us(run: Callable[[], object], rounds: int) -> float:
     """Return the median CPU time of a call, in microseconds."""
     found = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         before = time.thread_time_ns()
         run()
         found.append((time.thread_time_ns() - before) / 1000)
     return statistics.median(found)
 
 
-def measure(gpus: int, folder: Path) -> tuple[float, float, float]:
-    """Return the CPU time of a fast tick, of one with slow readings, and of a collection after a tick, in us."""
-    stub = Stub(folder, "h100x8", reload_ms=3_600_000)
-    stub.add(f"gpus = {gpus}")
-    with stub.loaded():
+def stub(gpus: int, folder: Path) -> Stub:
+    """Return a node of so many H100."""
+    made = Stub(folder, "h100x8", reload_ms=3_600_000)
+    made.add(f"gpus = {gpus}")
+    return made
+
+
+def measure(gpus: int, folder: Path, cycles: int = CYCLES) -> Cost:
+    """Measure ticks and collections.
+
+    Args:
+        gpus: How many.
+        folder: For the scenario.
+        cycles: How often 30 s are measured.
+    """
+    with stub(gpus, folder).loaded():
         backend = NvmlBackend()
         backend.open()
-        watches = [
-            Watch(
-                backend,
-                Ownership(None),
-                on_lost=print,
-                on_fault=print,
-                environ={},
-                slow_every_s=every_s,
-            )
-            for every_s in (1e9, 0.0)
-        ]
-        fast, slow = (cpu_us(lambda watch=watch: watch.tick(time.monotonic(), 0)) for watch in watches)
-        snapshot = watches[0].tick(time.monotonic(), 0)
+        watch = Watch(backend, Ownership(None), on_lost=print, on_fault=print, environ={})
+        ticks, now_s = round(SLOW_EVERY_S / INTERVAL_S), 0.0
+
+        def cycle() -> None:
+            nonlocal now_s
+            for _ in range(ticks):
+                now_s += INTERVAL_S
+                watch.tick(now_s, 0, detailed=False)
+
+        cycle()  # what is tried once
+        tick_us = cpu_us(cycle, cycles) / ticks
+        snapshot = watch.tick(now_s, 0, detailed=False)
         meter = CollectingMeter()
         instruments = Instruments(meter)  # type: ignore[arg-type]
         snapshots: list[GpuSnapshot] = []
@@ -76,22 +115,48 @@ def measure(gpus: int, folder: Path) -> tuple[float, float, float]:
                 callback(CallbackOptions())
 
         instruments.bind(lambda: snapshots[0])
-        collection = cpu_us(collect)
-        series = sum(len(points) for points in observations(snapshot).values())
-        print(
-            f"{gpus:>4}  {fast:>10.0f}  {slow:>10.0f}  {collection:>10.0f}  {series:>6}"
-            f"  {(fast * 5 + slow) / 6 / 1e6 / INTERVAL_S:>12.4%}"
-        )
+        collect_us = cpu_us(collect, cycles)
         backend.close()
-    return fast, slow, collection
+    series = sum(len(points) for points in observations(snapshot).values())
+    return Cost(gpus=gpus, tick_us=tick_us, collect_us=collect_us, series=series)
 
 
-def main() -> None:
+def awake(gpus: int, folder: Path, duration_s: float, interval_s: float = INTERVAL_S) -> tuple[int, float]:
+    """Return how often a sampler ticked in a time, and the part of a core that its thread took."""
+    with stub(gpus, folder).loaded():
+        sampler, taken = Sampler(NvmlBackend, lambda: Ownership(None)), list[GpuSnapshot]()
+        subscription = sampler.subscribe(interval_s, taken.append, detailed=False)
+        while not taken:
+            time.sleep(0.01)
+        (thread,) = (each for each in threading.enumerate() if each.name == "crucible-otel-gpu")
+        clock = time.pthread_getcpuclockid(thread.ident or 0)
+        begun_s, before_s, ticks = time.monotonic(), time.clock_gettime(clock), len(taken)
+        time.sleep(duration_s)
+        part = (time.clock_gettime(clock) - before_s) / (time.monotonic() - begun_s)
+        ticks = len(taken) - ticks
+        subscription.close()
+        thread.join()
+    return ticks, part
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
-    print("GPUs   tick (us)   slow (us)  collect (us) series  of a core, every 5 s")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cycles", type=int, default=CYCLES, help="how often 30 s are measured")
+    parser.add_argument("--awake", type=float, metavar="SECONDS", help="let a real sampler run for so long, too")
+    options = parser.parse_args(argv)
+    print("GPUs  us a tick  us a GPU  us a collection  series  of a core, every 5 s")
     with tempfile.TemporaryDirectory() as folder:
-        for gpus in (1, 8, 16):
-            measure(gpus, Path(folder) / str(gpus))
+        for gpus in GPUS:
+            cost = measure(gpus, Path(folder) / str(gpus), options.cycles)
+            print(
+                f"{gpus:>4}  {cost.tick_us:>9.0f}  {cost.tick_us / gpus:>8.0f}  {cost.collect_us:>15.0f}"
+                f"  {cost.series:>6}  {cost.of_a_core:>22.4%}",
+                flush=True,
+            )
+        for gpus in GPUS if options.awake else ():
+            ticks, part = awake(gpus, Path(folder) / f"awake{gpus}", options.awake)
+            print(f"a sampler of {gpus} GPUs, {ticks} ticks in {options.awake:g} s: {part:.4%} of a core", flush=True)
 
 
 if __name__ == "__main__":

@@ -75,16 +75,13 @@ class FastReading:
         memory_total_bytes: Memory there is.
         memory_free_bytes: Memory nobody uses.
         power_w: Power drawn.
-        power_limit_w: The limit that is enforced.
         energy_j: Total energy, since the driver was loaded.
         temperature_celsius: By place: ``die``, ``memory``.
         clock_hz: By clock: ``sm``, ``memory``, ``graphics``, ``video``.
         throttle_reasons: Why the clocks are low now, of :data:`crucible_otel.semconv.gpu.THROTTLE_REASONS`; empty when
             nothing lowers them.
-        throttle_time_s: Total time of lowered clocks, by reason.
         pcie_bytes: Total, by direction: ``transmit`` (from the GPU), ``receive``.
         nvlink_bytes: Total of all links, by direction.
-        errors: Total, by type: ``corrected`` and ``uncorrected`` (ECC), ``pcie_replay``.
         sm_active_ratio: Part of the time in which an SM had a warp, averaged over SMs.
         sm_occupancy_ratio: Resident warps of those there could be.
         dram_active_ratio: Part of the peak bandwidth of device memory that was used.
@@ -98,19 +95,16 @@ class FastReading:
     memory_total_bytes: int | None = None
     memory_free_bytes: int | None = None
     power_w: float | None = None
-    power_limit_w: float | None = None
     energy_j: float | None = None
-    temperature_celsius: Mapping[str, float] = field(default_factory=dict)
-    clock_hz: Mapping[str, float] = field(default_factory=dict)
+    temperature_celsius: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    clock_hz: Mapping[str, float] = field(default_factory=lambda: NOTHING)
     throttle_reasons: frozenset[str] | None = None
-    throttle_time_s: Mapping[str, float] = field(default_factory=dict)
-    pcie_bytes: Mapping[str, float] = field(default_factory=dict)
-    nvlink_bytes: Mapping[str, float] = field(default_factory=dict)
-    errors: Mapping[str, float] = field(default_factory=dict)
+    pcie_bytes: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    nvlink_bytes: Mapping[str, float] = field(default_factory=lambda: NOTHING)
     sm_active_ratio: float | None = None
     sm_occupancy_ratio: float | None = None
     dram_active_ratio: float | None = None
-    pipe_active_ratio: Mapping[str, float] = field(default_factory=dict)
+    pipe_active_ratio: Mapping[str, float] = field(default_factory=lambda: NOTHING)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +112,9 @@ class SlowReading:
     """What is read of a device now and then, because it changes rarely or costs more.
 
     Attributes:
+        power_limit_w: The limit that is enforced.
+        throttle_time_s: Total time of lowered clocks, by reason.
+        errors: Total, by type: ``corrected`` and ``uncorrected`` (ECC), ``pcie_replay``.
         engine_utilization_ratio: By engine: ``encoder``, ``decoder``.
         fan_ratio: Speed of each fan, of its maximum.
         temperature_limit_celsius: By kind: ``slowdown``, ``shutdown``, ``gpu_max``, ``memory_max``.
@@ -130,11 +127,14 @@ class SlowReading:
         pcie_width_lanes: Of the link, now.
     """
 
-    engine_utilization_ratio: Mapping[str, float] = field(default_factory=dict)
+    power_limit_w: float | None = None
+    throttle_time_s: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    errors: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    engine_utilization_ratio: Mapping[str, float] = field(default_factory=lambda: NOTHING)
     fan_ratio: tuple[float, ...] = ()
-    temperature_limit_celsius: Mapping[str, float] = field(default_factory=dict)
-    clock_limit_hz: Mapping[str, float] = field(default_factory=dict)
-    remapped_rows: Mapping[str, float] = field(default_factory=dict)
+    temperature_limit_celsius: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    clock_limit_hz: Mapping[str, float] = field(default_factory=lambda: NOTHING)
+    remapped_rows: Mapping[str, float] = field(default_factory=lambda: NOTHING)
     remap_pending: bool | None = None
     remap_failed: bool | None = None
     recovery_needed: bool | None = None

@@ -119,7 +119,7 @@ _ROWS: Final = (
     _Row(metric=gpu.MEMORY_CONTROLLER, read=lambda s: s.fast.memory_controller_ratio),
     _Row(metric=gpu.CLOCK_SPEED, read=lambda s: s.fast.clock_hz, each=gpu.CLOCK),
     _Row(metric=gpu.CLOCK_LIMIT, read=lambda s: s.slow.clock_limit_hz, each=gpu.CLOCK),
-    _Row(metric=gpu.POWER_LIMIT, read=lambda s: s.fast.power_limit_w),
+    _Row(metric=gpu.POWER_LIMIT, read=lambda s: s.slow.power_limit_w),
     _Row(metric=gpu.THROTTLE_ACTIVE, read=_throttling, each=gpu.REASON),
     _Row(metric=gpu.THROTTLE_TIME, read=_total("throttle_time_s"), each=gpu.REASON),
     _Row(metric=gpu.NVLINK_IO, read=_total("nvlink_bytes"), each=gpu.DIRECTION),

@@ -33,13 +33,14 @@ __all__ = [
     "GONE",
     "GPM_PIPES",
     "GPM_RATIOS",
+    "MEMORY_V2",
     "NEVER",
     "REASONS",
     "SLOW_FIELDS",
     "TEMPERATURE_LIMITS",
+    "TEMPERATURE_V1",
     "UNKNOWN_VALUES",
     "VALUE_TYPES",
-    "WHOLE",
     "Field",
 ]
 
@@ -73,8 +74,14 @@ ENERGY_FIELDS: Final = (
 )
 FAST_FIELDS: Final = (
     *ENERGY_FIELDS,
-    Field(id=190, target="power_limit_w", scale=1e-3),  # POWER_CURRENT_LIMIT
     Field(id=82, target="temperature_celsius", key="memory"),  # MEMORY_TEMP
+    Field(id=197, target="pcie_bytes", key="transmit"),  # PCIE_COUNT_TX_BYTES
+    Field(id=198, target="pcie_bytes", key="receive"),
+    Field(id=138, target="nvlink_bytes", key="transmit", scale=1024, scope=ALL_LINKS),  # THROUGHPUT_DATA_TX, KiB
+    Field(id=139, target="nvlink_bytes", key="receive", scale=1024, scope=ALL_LINKS),
+)
+SLOW_FIELDS: Final = (
+    Field(id=190, target="power_limit_w", scale=1e-3),  # POWER_CURRENT_LIMIT
     # PERF_POLICY_* and CLOCKS_EVENT_REASON_*, ns
     Field(id=74, target="throttle_time_s", key=POWER_CAP, scale=1e-9),
     Field(id=75, target="throttle_time_s", key=THERMAL, scale=1e-9),
@@ -85,15 +92,9 @@ FAST_FIELDS: Final = (
     Field(id=269, target="throttle_time_s", key=SW_THERMAL, scale=1e-9),
     Field(id=270, target="throttle_time_s", key=HW_THERMAL, scale=1e-9),
     Field(id=271, target="throttle_time_s", key=HW_POWER_BRAKE, scale=1e-9),
-    Field(id=197, target="pcie_bytes", key="transmit"),  # PCIE_COUNT_TX_BYTES
-    Field(id=198, target="pcie_bytes", key="receive"),
-    Field(id=138, target="nvlink_bytes", key="transmit", scale=1024, scope=ALL_LINKS),  # THROUGHPUT_DATA_TX, KiB
-    Field(id=139, target="nvlink_bytes", key="receive", scale=1024, scope=ALL_LINKS),
     Field(id=3, target="errors", key="corrected"),  # ECC_SBE_VOL_TOTAL
     Field(id=4, target="errors", key="uncorrected"),  # ECC_DBE_VOL_TOTAL
     Field(id=94, target="errors", key="pcie_replay"),  # PCIE_REPLAY_COUNTER
-)
-SLOW_FIELDS: Final = (
     Field(id=142, target="remapped_rows", key="corrected"),
     Field(id=143, target="remapped_rows", key="uncorrected"),
     Field(id=144, target="remap_pending"),
@@ -116,6 +117,11 @@ REASONS: Final[Mapping[int, str]] = {
 }
 """Bits of ``nvmlDeviceGetCurrentClocksEventReasons``; 0x1, an idle GPU, is no throttling."""
 
+MEMORY_V2: Final = 0x02000028
+"""Version of ``nvmlMemory_v2_t``."""
+TEMPERATURE_V1: Final = 0x0100000C
+"""Version of ``nvmlTemperature_v1_t``."""
+
 GPM_RATIOS: Final[Mapping[int, str]] = {2: "sm_active_ratio", 3: "sm_occupancy_ratio", 10: "dram_active_ratio"}
 GPM_PIPES: Final[Mapping[int, str]] = {5: "tensor", 11: "fp64", 12: "fp32", 13: "fp16", 4: "integer"}
 
@@ -123,8 +129,6 @@ VALUE_TYPES: Final[Mapping[int, struct.Struct]] = {
     number: struct.Struct(layout) for number, layout in enumerate(("=d", "=I", "@L", "=Q", "=q", "=i", "=H"))
 }
 """How the value of a field is stored, by its type: double, unsigned, unsigned long, 64 bit, signed, signed, short."""
-WHOLE: Final = frozenset({3})
-"""The type that fills the eight bytes of a value, unsigned: it can be taken as it is."""
 UNKNOWN_VALUES: Final = frozenset({0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF})
 """What NVML puts where it has no value though the call succeeded."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import struct
+from math import isfinite
 from typing import Any
 
 from crucible_otel.gpu.nvml_calls import Calls
@@ -13,6 +13,8 @@ from crucible_otel.gpu.nvml_fields import GPM_PIPES, GPM_RATIOS
 __all__ = ["Activity"]
 
 _METRICS = (*GPM_RATIOS, *GPM_PIPES)
+_PLACES = (*((name, False) for name in GPM_RATIOS.values()), *((name, True) for name in GPM_PIPES.values()))
+"""What each is called, and whether it is a pipe."""
 _RESULT = struct.Struct(f"@IId{3 * struct.calcsize('P')}s")
 """``nvmlGpmMetric_t``: metric, return, value, and three texts."""
 
@@ -27,12 +29,13 @@ class Activity:
     """
 
     def __init__(self, library: Any, calls: Calls, instance: int | None = None) -> None:
-        self._library, self._calls, self._instance = library, calls, instance
+        self._library, self._calls = library, calls
         self._key = ("gpm", instance)
-        self._samples: list[Any] = []
+        self._before_sample = () if instance is None else (instance,)
+        self._get = "nvmlGpmSampleGet" if instance is None else "nvmlGpmMigSampleGet"
+        self._samples: tuple[Any, ...] = ()
+        self._requests: tuple[tuple[Any, Any], ...] = ()
         self._taken = 0
-        self._request: Any = None
-        self._results: Any = None
 
     def read(self) -> dict[str, Any]:
         """Return the ratios since the last call, as attributes of a reading; nothing on the first.
@@ -45,7 +48,7 @@ class Activity:
 
     def close(self) -> None:
         """Free the samples."""
-        samples, self._samples, self._taken = self._samples, [], 0
+        samples, self._samples, self._requests, self._taken = self._samples, (), (), 0
         for sample in samples:
             try:
                 self._library.nvmlGpmSampleFree(sample)
@@ -57,34 +60,31 @@ class Activity:
         if not self._samples:
             if not library.nvmlGpmQueryDeviceSupport(calls.handle).isSupportedDevice:
                 raise library.NVMLError(library.NVML_ERROR_NOT_SUPPORTED)
-            self._samples = [library.nvmlGpmSampleAlloc(), library.nvmlGpmSampleAlloc()]
-        now = self._samples[self._taken % 2]
-        if self._instance is None:
-            library.nvmlGpmSampleGet(calls.handle, now)
-        else:
-            library.nvmlGpmMigSampleGet(calls.handle, self._instance, now)
+            self._samples = library.nvmlGpmSampleAlloc(), library.nvmlGpmSampleAlloc()
+            self._requests = self._request(1, 0), self._request(0, 1)
+        turn = self._taken % 2
+        calls.check(calls.function(self._get)(calls.handle, *self._before_sample, self._samples[turn]))
         self._taken += 1
-        return self._between(self._samples[self._taken % 2], now) if self._taken > 1 else {}
+        return self._between(*self._requests[turn]) if self._taken > 1 else {}
 
-    def _between(self, before: Any, now: Any) -> dict[str, Any]:
-        request = self._request
-        if request is None:
-            request = self._request = self._library.c_nvmlGpmMetricsGet_t()
-            request.version, request.numMetrics = self._library.NVML_GPM_METRICS_GET_VERSION, len(_METRICS)
-            for index, metric in enumerate(_METRICS):
-                request.metrics[index].metricId = metric
-            size = ctypes.sizeof(self._library.c_nvmlGpmMetric_t)
-            place = type(request).metrics.offset
-            self._results = (ctypes.c_char * (size * len(_METRICS))).from_buffer(request, place)
-        request.sample1, request.sample2 = before, now
-        self._library.nvmlGpmMetricsGet(request)
+    def _request(self, before: int, now: int) -> tuple[Any, Any]:
+        """Return the question about two of the samples, and where its answers will be."""
+        library = self._library
+        request = library.c_nvmlGpmMetricsGet_t()
+        request.version, request.numMetrics = library.NVML_GPM_METRICS_GET_VERSION, len(_METRICS)
+        request.sample1, request.sample2 = self._samples[before], self._samples[now]
+        for index, metric in enumerate(_METRICS):
+            request.metrics[index].metricId = metric
+        size = ctypes.sizeof(library.c_nvmlGpmMetric_t) * len(_METRICS)
+        return request, (ctypes.c_char * size).from_buffer(request, type(request).metrics.offset)
+
+    def _between(self, request: Any, answers: Any) -> dict[str, Any]:
+        self._calls.check(self._calls.function("nvmlGpmMetricsGet")(ctypes.byref(request)))
         ratios: dict[str, Any] = {}
         pipes: dict[str, float] = {}
-        for metric, (_, code, percent, _) in zip(_METRICS, _RESULT.iter_unpack(self._results), strict=True):
-            if code or not math.isfinite(percent):
-                continue
-            if metric in GPM_RATIOS:
-                ratios[GPM_RATIOS[metric]] = percent / 100
-            else:
-                pipes[GPM_PIPES[metric]] = percent / 100
-        return {**ratios, "pipe_active_ratio": pipes} if pipes else ratios
+        for (name, pipe), (_, code, percent, _) in zip(_PLACES, _RESULT.iter_unpack(answers), strict=True):
+            if not code and isfinite(percent):
+                (pipes if pipe else ratios)[name] = percent / 100
+        if pipes:
+            ratios["pipe_active_ratio"] = pipes
+        return ratios

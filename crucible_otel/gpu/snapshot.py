@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from crucible_otel.gpu.backend import Device, FastReading, ProcessReading, SlowReading
+from crucible_otel.gpu.backend import NOTHING, Device, FastReading, ProcessReading, SlowReading
 
 __all__ = ["EMPTY", "NO_FAST", "DeviceState", "Energy", "GpuSnapshot", "Totals"]
 
@@ -16,7 +16,9 @@ NO_FAST: Final = FastReading()
 _NO_SLOW: Final = SlowReading()
 _NO_PROCESS: Final = ProcessReading()
 
-_TOTALS: Final = ("energy_j", "throttle_time_s", "pcie_bytes", "nvlink_bytes", "errors")
+_ENERGY: Final = "energy_j"
+_FAST_TOTALS: Final = (_ENERGY, "pcie_bytes", "nvlink_bytes")
+_SLOW_TOTALS: Final = ("throttle_time_s", "errors")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,29 +89,34 @@ class Totals:
     """
 
     def __init__(self) -> None:
-        self._last: dict[tuple[str, str], float] = {}
+        self._last: dict[str, dict[str, float]] = {}
         self._sums: dict[str, dict[str, float]] = {}
 
-    def take(self, fast: FastReading) -> None:
+    def take(self, reading: FastReading | SlowReading) -> None:
         """Add what a reading has more than the one before."""
-        for name in _TOTALS:
-            found = getattr(fast, name)
-            if found is None:
+        for name in _FAST_TOTALS if isinstance(reading, FastReading) else _SLOW_TOTALS:
+            found = getattr(reading, name)
+            if found is None or found is NOTHING:
                 continue
-            for key, value in found.items() if isinstance(found, Mapping) else (("", found),):
-                last = self._last.get((name, key), value)
-                self._last[name, key] = value
-                sums = self._sums.setdefault(name, {})
-                sums[key] = sums.get(key, 0) + (value - last if value >= last else value)
+            values = {"": found} if name == _ENERGY else found
+            last, sums = self._last.get(name, NOTHING), self._sums.get(name, NOTHING)
+            if values == last and sums:
+                continue
+            added = dict(sums)  # snapshots have the one that was
+            for key, value in values.items():
+                before = last.get(key, value)
+                added[key] = added.get(key, 0) + (value - before if value >= before else value)
+            if added:
+                self._last[name], self._sums[name] = {**last, **values}, added
 
     def xid(self) -> None:
         """Count an XID."""
-        errors = self._sums.setdefault("errors", {})
-        errors["xid"] = errors.get("xid", 0) + 1
+        errors = self._sums.get("errors", {})
+        self._sums["errors"] = {**errors, "xid": errors.get("xid", 0) + 1}
 
     def sums(self) -> Mapping[str, Mapping[str, float]]:
         """Return the amounts, as they are now."""
-        return MappingProxyType({name: MappingProxyType(dict(sums)) for name, sums in self._sums.items()})
+        return MappingProxyType(self._sums.copy())
 
 
 class Energy:

@@ -63,7 +63,7 @@ def sampled_fields(state: DeviceState) -> dict[str, Any]:
         "memory_percent": _percent(used / total) if used is not None and total else None,
         "celsius": fast.temperature_celsius.get("die"),
         "watts": fast.power_w,
-        "limit_watts": fast.power_limit_w,
+        "limit_watts": state.slow.power_limit_w,
         "joules": None if fast is NO_FAST else state.energy_j,
     }
     return {name: value for name, value in found.items() if value is not None}

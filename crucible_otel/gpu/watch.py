@@ -106,8 +106,10 @@ class Watch:
             watched.energy.take(energy_j, power_w, now_s)
             if owned:
                 watched.totals.take(watched.fast)
-            if owned and now_s - watched.slow_s >= self._slow_every_s:
+            if (owned or detailed) and now_s - watched.slow_s >= self._slow_every_s:
                 watched.slow, watched.slow_s = backend.read_slow(device), now_s
+                if owned:
+                    watched.totals.take(watched.slow)
         except DeviceLostError as error:
             watched.lost = True
             state = self._state(watched, owned)

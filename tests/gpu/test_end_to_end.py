@@ -134,7 +134,7 @@ def test_a_hopper_tells_what_its_sms_do(tmp_path: Path, receiver: OtlpReceiver) 
     assert 0.6275 == latest(receiver, "crucible.gpu.pipe.active")[first, "tensor"]
     assert 1.755e9 == latest(receiver, "crucible.gpu.clock.speed")[first, "sm"]
     assert 1 == latest(receiver, "crucible.gpu.throttle.active")[first, gpu.POWER_CAP]
-    assert 0 < latest(receiver, "crucible.gpu.throttle.time")[first, gpu.POWER_CAP] < 60
+    assert 0 == latest(receiver, "crucible.gpu.throttle.time")[first, gpu.POWER_CAP]  # it was read once
     assert 0 < latest(receiver, "hw.gpu.io")[first, "transmit"] < latest(receiver, "hw.gpu.io")[first, "receive"]
     assert 0 < latest(receiver, "crucible.gpu.nvlink.io")[first, "transmit"]
     assert 89.0 == latest(receiver, "hw.temperature.limit")[first, "die", "high.degraded"]

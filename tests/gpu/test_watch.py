@@ -43,6 +43,39 @@ def test_counters_begin_with_the_first_reading_and_survive_a_driver_reset() -> N
     assert [(0, 0), (350, 5), (370, 8), (380, 9)] == found
 
 
+def test_counters_of_the_slow_reading_grow_with_it() -> None:
+    """Throttle time, ECC errors and replays; an XID in between is counted with them."""
+    gpu = FakeGpu()
+    nvml = FakeNvml([gpu])
+    watch, found = watching(nvml, slow_every_s=30.0), []
+    for now_s, amount in ((0.0, 100.0), (29.0, 103.0), (30.0, 104.0), (60.0, 1.0)):
+        gpu.slow = SlowReading(throttle_time_s={"power_cap": amount}, errors={"corrected": amount})
+        if now_s == 29.0:
+            nvml.report_fault(gpu, 31)
+        (state,) = watch.tick(now_s, 0).devices
+        found.append((state.totals["throttle_time_s"]["power_cap"], dict(state.totals["errors"])))
+
+    assert [
+        (0, {"corrected": 0}),
+        (0, {"corrected": 0, "xid": 1}),
+        (4, {"corrected": 4, "xid": 1}),
+        (5, {"corrected": 5, "xid": 1}),
+    ] == found
+
+
+def test_a_snapshot_stays_as_it_was() -> None:
+    """The next tick changes nothing in it."""
+    gpu = FakeGpu(energy_j=0.0, fast=FastReading(pcie_bytes={"transmit": 1}))
+    watch = watching(FakeNvml([gpu]))
+    (before,) = watch.tick(0.0, 0).devices
+    gpu.energy_j, gpu.fast = 5.0, FastReading(pcie_bytes={"transmit": 4})
+    (after,) = watch.tick(1.0, 0).devices
+
+    assert [(0, 0), (5, 3)] == [
+        (state.totals["energy_j"][""], state.totals["pcie_bytes"]["transmit"]) for state in (before, after)
+    ]
+
+
 def test_energy_without_a_counter_is_integrated_power() -> None:
     """By trapezoids, and marked so."""
     gpu = FakeGpu(power_w=100.0)
