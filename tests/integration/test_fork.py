@@ -20,9 +20,39 @@ SAY = """
 import json, os, sys, time
 import crucible_otel as cx
 
+ROUTE = None
+
 def say(**made):
+    assert telemetry.status()["joined_metrics"] == ROUTE, telemetry.status()
     print(json.dumps(made), flush=True)
 """
+
+
+APPLICATION = """
+import os
+os.environ["OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"] = "process"
+from opentelemetry import metrics
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+reader = PeriodicExportingMetricReader(OTLPMetricExporter(), export_interval_millis=3_600_000)
+metrics.set_meter_provider(MeterProvider([reader], resource=Resource.create({"crucible.run.id": "theirs"})))
+"""
+
+BETWEEN = """
+collect = reader._collect
+reader._set_collect_callback(lambda *args, **kwargs: collect(*args, **kwargs))
+"""
+
+
+@pytest.fixture(params=["own", "readers", "callback"])
+def say(request: pytest.FixtureRequest) -> str:
+    """How a program begins: with nothing of its own, or with a MeterProvider that we join in one way or the other."""
+    if request.param == "own":
+        return SAY
+    between = BETWEEN if request.param == "callback" else ""
+    return f"{APPLICATION}{between}{SAY}\nROUTE = {request.param!r}\n"
 
 
 def made_by(ended: Ended) -> dict[int, int]:
@@ -51,12 +81,12 @@ def steps_by_process(receiver: OtlpReceiver) -> dict[int, int]:
 
 
 def test_bare_forks_report_their_own_steps_and_leave_the_parents_spans_open(
-    receiver: OtlpReceiver, tmp_path: Path
+    receiver: OtlpReceiver, say: str, tmp_path: Path
 ) -> None:
     """Forked with unfolded steps, unsent spans and queued JSON lines, inside of blocks that two children leave."""
     path = tmp_path / "events.jsonl"
     ended = run(
-        SAY
+        say
         + f"""
 telemetry = cx.configure(handlers=[("jsonl", {{"path": {str(path)!r}}})])
 heard = []
@@ -172,9 +202,7 @@ say(pid=os.getpid(), steps=sum(made))
     assert made[parent] // 100 == sum(busy.values())
 
 
-LOADER = (
-    SAY
-    + """
+LOADER = """
 import multiprocessing
 
 def worker(number, asked, answered):
@@ -185,13 +213,13 @@ def worker(number, asked, answered):
                 run.step(loss=0.0)
             answered.put((os.getpid(), batch))
 """
-)
 
 
-def test_workers_like_a_data_loaders_report_their_own_batches(receiver: OtlpReceiver) -> None:
+def test_workers_like_a_data_loaders_report_their_own_batches(receiver: OtlpReceiver, say: str) -> None:
     """Daemonic processes that are forked inside an epoch, fed through queues, and joined by the parent."""
     ended = run(
-        LOADER
+        say
+        + LOADER
         + """
 telemetry = cx.configure()
 fork = multiprocessing.get_context("fork")
@@ -236,10 +264,11 @@ for pid, steps in by_pid.items():
     }
 
 
-def test_a_terminated_worker_ends_what_it_had_open_as_cancelled(receiver: OtlpReceiver) -> None:
+def test_a_terminated_worker_ends_what_it_had_open_as_cancelled(receiver: OtlpReceiver, say: str) -> None:
     """What becomes of a DataLoader's worker whose parent does not wait: SIGTERM in the middle of a batch."""
     ended = run(
-        LOADER
+        say
+        + LOADER
         + """
 telemetry = cx.configure()
 fork = multiprocessing.get_context("fork")
@@ -265,10 +294,10 @@ say(pid=pid, steps=1)
 
 
 @pytest.mark.parametrize("ending", ["close", "terminate"])
-def test_a_pools_workers_report_their_own_steps(receiver: OtlpReceiver, ending: str) -> None:
+def test_a_pools_workers_report_their_own_steps(receiver: OtlpReceiver, say: str, ending: str) -> None:
     """``multiprocessing.Pool``, left by ``close`` and ``join``, or by ``terminate`` as at the end of its block."""
     ended = run(
-        SAY
+        say
         + f"""
 import multiprocessing
 telemetry = cx.configure()
@@ -298,10 +327,10 @@ say(pid=os.getpid(), steps=1)
     assert 1 == sum(span.name == "run_workflow pooling" for span in receiver.spans)
 
 
-def test_an_executors_workers_report_their_own_steps(receiver: OtlpReceiver) -> None:
+def test_an_executors_workers_report_their_own_steps(receiver: OtlpReceiver, say: str) -> None:
     """``ProcessPoolExecutor`` with forked workers."""
     ended = run(
-        SAY
+        say
         + """
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
