@@ -8,12 +8,13 @@ from crucible_otel.events.runtime import runtime
 from crucible_otel.otel.current import engine_of
 from crucible_otel.otel.labels import label
 from crucible_otel.semconv.dataset import BATCH_EVENT, LOAD_EVENT
-from crucible_otel.verbs.given import duration_ns, guarded, present
+from crucible_otel.verbs.given import duration_ns, present, quietly
+from crucible_otel.verbs.hot import record
 
 __all__ = ["batch", "load"]
 
 
-@guarded
+@quietly
 def load(
     name: str,
     *,
@@ -31,15 +32,12 @@ def load(
         size_bytes: Bytes read.
         fields: Further attributes of the event.
     """
-    current = runtime()
-    if not current.enabled:
-        return
     duration = duration_ns(duration_s, "dataset.load(duration_s)")
     measurements = present(size=size, size_bytes=size_bytes, duration=duration)
-    current.point(LOAD_EVENT, measurements, {"dataset": name, **fields})
+    runtime().point(LOAD_EVENT, measurements, {"dataset": name, **fields})
 
 
-@guarded
+@quietly
 def batch(batch_size: int, *, dataset: str = "", wait_s: float | None = None, index: int | None = None) -> None:
     """Report that a batch was processed.
 
@@ -50,11 +48,10 @@ def batch(batch_size: int, *, dataset: str = "", wait_s: float | None = None, in
         index: Its index; on events only.
     """
     current = runtime()
-    if not current.enabled:
-        return
     if index is not None and current.bus.wants(BATCH_EVENT.name):
         wait = duration_ns(wait_s, "dataset.batch(wait_s)")
-        measurements = present(batch_size=batch_size, wait_time=wait)
-        current.execute(BATCH_EVENT.name, measurements, {"batch_idx": index, "dataset": label(dataset) or None})
+        metadata = {"batch_idx": index, "dataset": label(dataset) or None}
+        record(BATCH_EVENT, {"batch_size": batch_size, "wait_time": wait}, metadata)
         return
+    # The handle itself: twice as fast, there is nothing else to tell.
     engine_of(current).bound(BATCH_EVENT, (label(dataset),)).record(batch_size=batch_size, wait_time=wait_s)

@@ -9,12 +9,12 @@ from crucible_otel.events.names import EventName
 from crucible_otel.events.runtime import runtime
 from crucible_otel.semconv.dataset import BATCH_EVENT, LOAD_EVENT
 from crucible_otel.semconv.training import CHECKPOINT_POINT, EPOCH_POINT, EVALUATION_POINT, STEP_EVENT
-from crucible_otel.verbs.given import guarded
+from crucible_otel.verbs.given import quietly
 
 Values = Mapping[str, Any]
 
 
-@guarded
+@quietly
 def execute(event: EventName, measurements: Values | None = None, metadata: Values | None = None) -> None:
     """Emit an event by its name, as ``:telemetry.execute`` does.
 
@@ -26,9 +26,7 @@ def execute(event: EventName, measurements: Values | None = None, metadata: Valu
         measurements: Numbers; durations in integer nanoseconds.
         metadata: Everything else.
     """
-    current = runtime()
-    if current.enabled:
-        current.execute(event, measurements, metadata)
+    runtime().execute(event, measurements, metadata)
 
 
 def emit_step(measurements: Values, metadata: Values | None = None) -> None:

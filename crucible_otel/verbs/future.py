@@ -9,7 +9,7 @@ from crucible_otel.events.outcome import as_error, result_of
 from crucible_otel.events.runtime import runtime
 from crucible_otel.semconv.future import POLL_EVENT, POLL_OPERATION
 from crucible_otel.verbs import hot
-from crucible_otel.verbs.given import duration_ns, guarded, present, whole
+from crucible_otel.verbs.given import duration_ns, guarded, present, quietly, whole
 from crucible_otel.verbs.managed import Managed
 from crucible_otel.verbs.quiet import QUIET_POLL
 
@@ -68,7 +68,7 @@ def poll(request_type: str, *, request_id: object = None, **fields: Any) -> Poll
     return Poll(POLL_OPERATION, {"request_id": request_id, "request_type": text(request_type), **fields})
 
 
-@hot.quietly
+@quietly
 def record(
     request_type: str,
     *,

@@ -17,13 +17,23 @@ _SECOND_NS = 1e9
 
 def guarded(verb: Callable[P, None]) -> Callable[P, None]:
     """Keep what goes wrong inside a verb that runs none of the user's code away from the user's program."""
+    return _kept_apart(verb, when_off=True)
 
+
+def quietly(verb: Callable[P, None]) -> Callable[P, None]:
+    """Do so, and have the verb do nothing while telemetry is switched off."""
+    return _kept_apart(verb, when_off=False)
+
+
+def _kept_apart(verb: Callable[P, None], *, when_off: bool) -> Callable[P, None]:
     @functools.wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            verb(*args, **kwargs)
-        except Exception as error:
-            runtime().fault(verb.__name__, error)
+        current = runtime()
+        if when_off or current.enabled:
+            try:
+                verb(*args, **kwargs)
+            except Exception as error:
+                current.fault(verb.__name__, error)
 
     return call
 

@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any
 
 from crucible_otel.events.runtime import runtime
 from crucible_otel.otel.current import engine_of
 from crucible_otel.semconv.model import Event
-
-P = ParamSpec("P")
-
-
-def quietly(verb: Callable[P, None]) -> Callable[P, None]:
-    """Have a verb do nothing while telemetry is switched off, and keep what goes wrong inside it to itself."""
-
-    @functools.wraps(verb)
-    def call(*args: P.args, **kwargs: P.kwargs) -> None:
-        current = runtime()
-        if current.enabled:
-            try:
-                verb(*args, **kwargs)
-            except Exception as error:
-                current.fault(verb.__name__, error)
-
-    return call
 
 
 def record(spec: Event, measurements: dict[str, Any], metadata: dict[str, Any]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from crucible_otel.otel.labels import device_label
 from crucible_otel.semconv.memory import ALLOCATE_EVENT, RELEASE_EVENT
 from crucible_otel.semconv.model import Event
-from crucible_otel.verbs.given import whole
-from crucible_otel.verbs.hot import quietly, record
+from crucible_otel.verbs.given import quietly, whole
+from crucible_otel.verbs.hot import record
 
 __all__ = ["allocate", "release"]
 

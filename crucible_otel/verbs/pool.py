@@ -11,8 +11,8 @@ from crucible_otel.events.names import text
 from crucible_otel.events.outcome import result_of, type_name
 from crucible_otel.events.runtime import Runtime, runtime
 from crucible_otel.semconv.pool import CHECKIN_EVENT, CHECKOUT_EVENT, SIZE_EVENT
-from crucible_otel.verbs.given import duration_ns, whole
-from crucible_otel.verbs.hot import quietly, record
+from crucible_otel.verbs.given import duration_ns, quietly, whole
+from crucible_otel.verbs.hot import record
 from crucible_otel.verbs.quiet import QuietPool
 
 _FAILED = ("failure", "timeout")

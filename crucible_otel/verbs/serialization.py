@@ -5,12 +5,12 @@ from __future__ import annotations
 from crucible_otel.events.runtime import runtime
 from crucible_otel.semconv.serialization import DIRECTIONS, SERIALIZATION_EVENT
 from crucible_otel.verbs import hot
-from crucible_otel.verbs.given import duration_ns, whole
+from crucible_otel.verbs.given import duration_ns, quietly, whole
 
 __all__ = ["record"]
 
 
-@hot.quietly
+@quietly
 def record(
     *, duration_s: float | None = None, nbytes: int | None = None, direction: str = "encode", format: str = ""
 ) -> None:

@@ -14,8 +14,7 @@ from crucible_otel.events.translate import nanoseconds
 from crucible_otel.semconv.aliases import SNAKEPIT
 from crucible_otel.verbs import tensor
 from crucible_otel.verbs.emit import execute
-from crucible_otel.verbs.given import mapping, present, whole
-from crucible_otel.verbs.hot import quietly
+from crucible_otel.verbs.given import mapping, present, quietly, whole
 from crucible_otel.verbs.inference import tokens_per_second
 
 __all__ = [

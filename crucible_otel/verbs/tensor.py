@@ -10,8 +10,8 @@ from typing import Any
 from crucible_otel.events.names import text
 from crucible_otel.events.runtime import runtime
 from crucible_otel.semconv.tensor import TENSOR_OP_EVENT
-from crucible_otel.verbs.given import duration_ns
-from crucible_otel.verbs.hot import quietly, record
+from crucible_otel.verbs.given import duration_ns, quietly
+from crucible_otel.verbs.hot import record
 
 Shape = Sequence[int]
 _LARGEST = 2**53
