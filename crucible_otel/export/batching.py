@@ -165,6 +165,8 @@ class BatchQueue:
             self._backlog.end()
         self._over.set()
         self._bell.put(None)
+        if drained and self._thread is not None:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
         return drained
 
     def _drain(self, timeout_s: float) -> bool:

@@ -331,6 +331,8 @@ def test_shutdown_from_many_threads_delivers_everything_once() -> None:
 
     assert [True] * 8 == results
     assert list(range(100)) == exported.numbers
+    assert made._thread is not None
+    assert not made._thread.is_alive()
 
 
 def test_a_flush_from_inside_the_exporter_gives_up_at_once() -> None:
