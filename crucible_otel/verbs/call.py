@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_COROUTINE
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeVar, cast
 
 from crucible_otel.events.names import text
+from crucible_otel.events.outcome import as_error, result_of
 from crucible_otel.events.runtime import runtime
 from crucible_otel.events.translate import nanoseconds
 from crucible_otel.semconv.call import CALL_OPERATION
@@ -15,6 +18,25 @@ from crucible_otel.verbs.timed import Timed
 
 T = TypeVar("T")
 
+_PHASES = CALL_OPERATION.stop.parts
+_LONG_NS = 10**19
+_SUSPENDING = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE
+
+
+def _is_plain(function: object) -> bool:
+    """Return whether a call of a function is over when it returns."""
+    kind = type(function)
+    return kind is BuiltinFunctionType or (kind is FunctionType and not function.__code__.co_flags & _SUSPENDING)  # type: ignore[attr-defined]
+
+
+def _read(measured: dict[str, int], name: str, value: object) -> None:
+    """Note how long a phase took, if that can be read."""
+    read = nanoseconds(value)
+    if read is None:
+        runtime().refuse(f"call({name})", value, "a number of nanoseconds is needed")
+    else:
+        measured[name] = read
+
 
 class Call(Timed):
     """A call; see :func:`call`."""
@@ -22,7 +44,6 @@ class Call(Timed):
     _nbytes = 0
     """Bytes that every call made by this object moves."""
 
-    @guarded
     def timing(
         self,
         *,
@@ -41,19 +62,12 @@ class Call(Timed):
             execute_ns: Nanoseconds that the function ran.
             deserialize_ns: Nanoseconds spent decoding the result.
         """
-        given = {
-            "queue_time": queue_ns,
-            "serialize_time": serialize_ns,
-            "execute_time": execute_ns,
-            "deserialize_time": deserialize_ns,
-        }
-        for name, value in given.items():
-            if value is not None:
-                read = nanoseconds(value)
-                if read is None:
-                    runtime().refuse(f"call.timing({name})", value, "a number of nanoseconds is needed")
-                else:
-                    self._measurements[name] = read
+        measured = self._measurements
+        for name, value in zip(_PHASES, (queue_ns, serialize_ns, execute_ns, deserialize_ns), strict=True):
+            if type(value) is int and 0 <= value < _LONG_NS:
+                measured[name] = value
+            elif value is not None:
+                _read(measured, name, value)
 
     @guarded
     def io(self, nbytes: int) -> None:
@@ -78,7 +92,74 @@ class Call(Timed):
         Returns:
             What it returns.
         """
+        if _is_plain(function):
+            with self._for(function, args, kwargs):
+                return function(*args, **kwargs)
         return self(function)(*args, **kwargs)
+
+    def record(
+        self,
+        duration_ns: int,
+        *,
+        queue_ns: int | None = None,
+        serialize_ns: int | None = None,
+        execute_ns: int | None = None,
+        deserialize_ns: int | None = None,
+        nbytes: int | None = None,
+        error: object = None,
+    ) -> None:
+        """Report a call that has ended just now, such as one that a worker has timed.
+
+        Args:
+            duration_ns: Nanoseconds it took.
+            queue_ns: Nanoseconds spent waiting for a worker; together the phases are no longer than the call.
+            serialize_ns: Nanoseconds spent encoding the arguments.
+            execute_ns: Nanoseconds that the function ran.
+            deserialize_ns: Nanoseconds spent decoding the result.
+            nbytes: Bytes of its arguments and result.
+            error: What it failed with: an exception, or words.
+        """
+        if error is None and type(duration_ns) is type(nbytes) is int and nbytes >= 0 <= duration_ns < _LONG_NS:
+            try:
+                rest = duration_ns - queue_ns - serialize_ns - execute_ns - deserialize_ns  # type: ignore[operator]
+                if min(rest, queue_ns, serialize_ns, execute_ns, deserialize_ns) >= 0 and self._leaf(  # type: ignore[type-var,operator]
+                    duration_ns,
+                    (
+                        queue_ns * 1e-9,  # type: ignore[operator]
+                        serialize_ns * 1e-9,  # type: ignore[operator]
+                        execute_ns * 1e-9,  # type: ignore[operator]
+                        deserialize_ns * 1e-9,  # type: ignore[operator]
+                        rest * 1e-9,
+                        nbytes,
+                    ),
+                ):
+                    return
+            except TypeError:  # a phase is not known, or no number
+                pass
+        self._record(duration_ns, (queue_ns, serialize_ns, execute_ns, deserialize_ns), nbytes, error)
+
+    @guarded
+    def _record(self, duration_ns: Any, phases: tuple[Any, ...], nbytes: Any, error: object) -> None:
+        current = runtime()
+        measured: dict[str, int] = {}
+        duration = nanoseconds(duration_ns)
+        if duration is None:
+            current.refuse("call.record(duration_ns)", duration_ns, "a number of nanoseconds is needed")
+            return
+        for name, value in zip(_PHASES, phases, strict=True):
+            if value is not None:
+                _read(measured, name, value)
+        size = whole(nbytes, "call.record(nbytes)", least=0)
+        if size is not None or self._nbytes:
+            measured["bytes"] = (size or 0) + self._nbytes
+        if error is None and not self._yields and self._leaf_of(duration, measured):
+            return
+        failure = as_error(error)
+        self._measurements, yields = {}, self._yields
+        self._yields = {}
+        spec = CALL_OPERATION.stop if failure is None else CALL_OPERATION.exception
+        metadata = {**self.fields, **yields, "result": result_of(failure)}
+        current.end_orphan(spec, {"duration": duration, **measured}, metadata, failure, "")
 
     def _told(self, duration_ns: int) -> None:
         if self._nbytes:

@@ -26,6 +26,9 @@ class Managed:
         fields: What identifies it, by field name.
     """
 
+    _places: dict[str, str] | None = None
+    """The fields in which the argument of a call is to be put; None when nobody has looked yet."""
+
     def __init__(self, operation: Operation, fields: dict[str, Any]) -> None:
         self._operation, self.fields = operation, fields
         self._open: list[tuple[Runtime, Scope]] = []
@@ -122,15 +125,18 @@ class Managed:
         one = type(self).__new__(type(self))
         one.__dict__.update(self.__dict__)
         one.fields, one._open, one._yields, one._measurements = dict(self.fields), [], {}, {}
-        places = {key: value for key, value in one.fields.items() if isinstance(value, str) and "{" in value}
-        if places:
+        if self._places is None:
+            places = {key: value for key, value in self.fields.items() if isinstance(value, str) and "{" in value}
+            self._places = one._places = places
+        if self._places:
             try:
                 bound = inspect.signature(function).bind_partial(*args, **kwargs)
                 bound.apply_defaults()
             except (TypeError, ValueError):  # the call itself will say so
                 return one
             given = {**kwargs, **bound.arguments}
-            one.fields.update({key: _PLACE.sub(lambda at: _filled(given, at), value) for key, value in places.items()})
+            filled = {key: _PLACE.sub(lambda at: _filled(given, at), value) for key, value in self._places.items()}
+            one.fields.update(filled)
         return one
 
 

@@ -90,7 +90,7 @@ class QuietWorkflow(Nothing):
 class QuietCall(Nothing):
     """A call that is only made."""
 
-    timing = io = staticmethod(nothing)
+    timing = io = record = staticmethod(nothing)
 
     def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call the function."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -45,6 +46,8 @@ class Timed(Managed):
     """A hot operation around a block or a function."""
 
     _ready: Prepared | None = None
+    _origin: Timed | None = None
+    """What this is a copy of, for one call of a function."""
 
     def __enter__(self: T) -> T:
         """Start it and make it current."""
@@ -85,6 +88,45 @@ class Timed(Managed):
     def _end(self, error: BaseException | None = None) -> None:
         self.__exit__(None, error, None)
 
+    def _for(self: T, function: Callable[..., Any], args: Any, kwargs: Any) -> T:
+        one = super()._for(function, args, kwargs)
+        if not self._places:
+            one._origin = self
+        return one
+
+    def _leaf(self, duration_ns: int, values: Values) -> bool:
+        """Put one that has ended just now and in which nothing else happened; False where the short way is closed."""
+        hot = runtime().operations.get(self._operation.name)
+        if hot is None or not hot.direct:
+            return False
+        context = get_current()
+        scope = in_context(context)
+        inherited = scope.inherited if scope is not None else NOTHING
+        ready = self._ready
+        if ready is None or ready.inherited is not inherited or ready.hot is not hot:
+            ready = self._prepare(hot, inherited)
+        duration_s = duration_ns * 1e-9
+        for put in ready.told:
+            put(0.0, duration_s, values)  # nothing of it is rate-limited, so its time does not matter
+        end_ns = hot.time_ns()
+        hot.leaf(ready, context, end_ns - duration_ns, end_ns, values)
+        return True
+
+    def _leaf_of(self, duration_ns: int, measured: dict[str, Any]) -> bool:
+        """Do so with measurements by field name, in the event's units."""
+        hot = runtime().operations.get(self._operation.name)
+        if hot is None or not hot.direct:
+            return False
+        if divide(self._operation.stop, measured, duration_ns):
+            runtime().projection.refused()  # type: ignore[union-attr]
+        return self._leaf(duration_ns, hot.values(measured.get))
+
+    def _prepare(self, hot: HotOperation, inherited: Mapping[str, Any]) -> Prepared:
+        ready = self._ready = hot.prepare(self.fields, inherited)
+        if self._origin is not None:  # whose next copy has it at once
+            self._origin._ready = ready
+        return ready
+
     def _start(self, current: Runtime, hot: HotOperation) -> Context:
         """Start it; return the context inside it."""
         context = get_current()
@@ -92,7 +134,7 @@ class Timed(Managed):
         inherited = scope.inherited if scope is not None else NOTHING
         ready = self._ready
         if ready is None or ready.inherited is not inherited or ready.hot is not hot:
-            ready = self._ready = hot.prepare(self.fields, inherited)
+            ready = self._prepare(hot, inherited)
         started_ns = hot.time_ns()
         span = hot.start(ready.start, context, started_ns)
         inside = Context(context) if span is None or span is THINNED else Context({**context, SPAN_KEY: span})
