@@ -10,8 +10,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias
 
@@ -28,8 +29,11 @@ logger = logging.getLogger("crucible_otel")
 
 _FLUSH_MS: Final = 30_000.0
 
-Source: TypeAlias = Callable[[], Sequence[Any]]
-"""Hands over the items that somebody keeps in a buffer of his own; any thread may call it, also two at once."""
+Source: TypeAlias = Callable[[], Iterable[Any]]
+"""Hands over the items that somebody keeps in a buffer of his own; any thread may call it, also two at once. Where it
+is work to make them it returns an iterator, which is asked for a few at a time, with pauses."""
+
+_FEW: Final = 64
 
 
 def _nothing(*_: object) -> None:
@@ -235,8 +239,13 @@ class BatchQueue:
     def _ask(self) -> None:
         for source in self.sources:
             try:
-                if items := source():
+                items = source()
+                if isinstance(items, Sequence):
                     self._backlog.extend(items, self._pace, late=not self._backlog.ended)
+                    continue
+                few = iter(items)
+                while piece := list(islice(few, _FEW)):
+                    self._backlog.extend(piece, self._pace, late=not self._backlog.ended)
             except Exception as error:  # the others' items are none the worse for it
                 logger.debug("a source of %s failed: %s", self._name, type(error).__name__)
 

@@ -227,6 +227,17 @@ def test_sources_are_asked_before_anything_leaves(end: str) -> None:
     assert (3000, 3000) == (made.counts.offered, made.counts.taken)
 
 
+def test_a_source_may_make_its_items_while_it_is_asked() -> None:
+    """By an iterator, of which all is taken."""
+    exported, buffer = Exported(), Buffer()
+    with queue(exported) as made:
+        made.sources.append(lambda: (item for item in buffer()))
+        buffer.items = [Item(0, number) for number in range(1000)]
+        assert made.force_flush(WAIT_S * 1000)
+
+    assert list(range(1000)) == exported.numbers
+
+
 def test_wake_has_sources_asked_and_full_batches_sent() -> None:
     """Called as often as one likes."""
     exported, buffer = Exported(), Buffer()
