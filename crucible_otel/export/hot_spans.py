@@ -6,16 +6,19 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from crucible_otel.events.clock import Clock
 from crucible_otel.export.deciding import rules_of
 from crucible_otel.export.fork import in_child
 from crucible_otel.export.readable import readable
 from crucible_otel.export.scope import own_scope
+from crucible_otel.export.templates import span_body
 from crucible_otel.otel.buffer import SpanBuffer
 from crucible_otel.otel.limits import Limits
-from crucible_otel.otel.record import Record
+from crucible_otel.otel.record import RECORD_BYTES, Record
 
 if TYPE_CHECKING:
     from crucible_otel.config.settings import Settings
@@ -23,10 +26,40 @@ if TYPE_CHECKING:
 
 __all__ = ["HotSpans", "limits_of"]
 
+_EXTRA = 8
 _AT_ONCE = 4_096
 _AT_MOST = 4 * _AT_ONCE
 """So many records wait in the buffer while the thread that fetches them is busy exporting; then they go to the queue,
 where they are bounded and counted, by whoever ends the next span."""
+
+
+class HotSpan(tuple[Any, ...]):
+    """A record with what is asked of whatever waits in a queue and is encoded.
+
+    Attributes:
+        resource: Of this process; on the class that belongs to a buffer, as the others.
+        instrumentation_scope: Ours.
+        limits: How much one span may hold.
+    """
+
+    __slots__ = ()
+    resource: Resource
+    instrumentation_scope: InstrumentationScope = own_scope()
+    limits: Limits
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        extra = self[_EXTRA]
+        return RECORD_BYTES if extra is None else RECORD_BYTES + int(extra.nbytes)
+
+    def otlp_body(self) -> bytes:
+        """Write it as the content of a ``Span`` message."""
+        return span_body(self, self.limits)
+
+    def readable(self) -> ReadableSpan:
+        """Return it as the SDK's exporters know spans."""
+        return readable(self, self.resource, self.instrumentation_scope, self.limits)
 
 
 class HotSpans:
@@ -59,7 +92,7 @@ class HotSpans:
             hurry=self._hurry,
         )
         self._reset()
-        in_child(self._reset)
+        in_child(self._reset)  # after the provider's own, which renews its resource
         if queues:
             queues[0].queue.sources.append(self._fetch)
 
@@ -70,6 +103,8 @@ class HotSpans:
 
     def _reset(self) -> None:
         self._fetching = threading.Lock()
+        about = {"__slots__": (), "resource": self._provider.resource, "limits": self.buffer.limits}
+        self._span = type(HotSpan.__name__, (HotSpan,), about)
 
     def _fetch(self) -> list[Any]:
         with self._fetching:
@@ -88,7 +123,7 @@ class HotSpans:
                 self._fetching.release()
 
     def _shared(self, records: list[Record]) -> list[Any]:
-        spans = [readable(each, self._provider.resource, own_scope(), self.buffer.limits) for each in records]
+        spans = list(map(self._span, records))
         for other in self._queues[1:]:
             other.queue.put_many(spans)
         return spans
@@ -107,4 +142,5 @@ def limits_of(limits: SpanLimits) -> Limits:
         event_attributes=known("max_event_attributes"),
         link_attributes=known("max_link_attributes"),
         length=known("max_span_attribute_length"),
+        detail_length=known("max_attribute_length"),
     )
