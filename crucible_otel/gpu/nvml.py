@@ -71,6 +71,7 @@ class NvmlBackend:
 
     def devices(self) -> Sequence[Device]:
         """Return every GPU in NVML's order, each divided one followed by its MIG instances."""
+        self._let_go()
         library, found = self._library, []
         driver = self._safely(library.nvmlSystemGetDriverVersion)
         for index in range(self._safely(library.nvmlDeviceGetCount) or 0):
@@ -125,16 +126,25 @@ class NvmlBackend:
                 found.append(DeviceFault(uuid=uuid, code=int(event.eventData)))
         return found
 
+    def refused(self, device: Device) -> Mapping[object, int]:
+        """Return what the driver says that it does not do for a device: call or id of a field -> NVML's code."""
+        return self._readers[device.uuid].calls.never
+
     def close(self) -> None:
         """Free the samples and the set of events, then let go of the library."""
         if self._library is None:
             return
+        self._let_go()
+        self._safely(self._library.nvmlShutdown)
+        self.__init__()  # type: ignore[misc]  # as new, for another open()
+
+    def _let_go(self) -> None:
         for reader in self._readers.values():
             reader.activity.close()
         if self._faults is not None:
             self._safely(self._library.nvmlEventSetFree, self._faults)
-        self._safely(self._library.nvmlShutdown)
-        self.__init__()  # type: ignore[misc]  # as new, for another open()
+            self._faults = None
+        self._readers, self._by_handle = {}, {}
 
     # -- finding -----------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,12 @@ import ctypes
 import math
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from crucible_otel.gpu.backend import DeviceLostError
-from crucible_otel.gpu.nvml_fields import GONE, NEVER, UNKNOWN_VALUES, VALUE_TYPES, Field
+from crucible_otel.gpu.nvml_fields import FUNCTION_NOT_FOUND, GONE, NEVER, UNKNOWN_VALUES, VALUE_TYPES, Field
 
 __all__ = ["Calls"]
 
@@ -42,15 +43,15 @@ class Calls:
 
     def __init__(self, library: Any, direct: Any, handle: Any) -> None:
         self._library, self._direct, self.handle = library, direct, handle
-        self._never: set[object] = set()
+        self._never: dict[object, int] = {}
         self._failed: dict[object, int] = {}
         self._pause: dict[object, int] = {}
         self._batches: dict[str, _Batch] = {}
 
     @property
-    def never(self) -> frozenset[object]:
-        """What the device cannot do: names of calls, alone or with their arguments, and ids of fields."""
-        return frozenset(self._never)
+    def never(self) -> Mapping[object, int]:
+        """What the device cannot do: a call, alone or with its arguments, or the id of a field -> NVML's code."""
+        return MappingProxyType(self._never)
 
     def call(self, name: str, *args: Any) -> Any:
         """Return what a function of pynvml says of the device; None when it says nothing.
@@ -86,7 +87,7 @@ class Calls:
             self.failed(key, int(error.value))
             return None
         except Exception:  # pynvml has errors of its own, and may be older than the function
-            self._never.add(key)
+            self._never[key] = FUNCTION_NOT_FOUND
             return None
         if self._failed:
             self._failed.pop(key, None)
@@ -101,7 +102,7 @@ class Calls:
         try:
             return getattr(self._direct, name)
         except AttributeError:
-            raise self._library.NVMLError(self._library.NVML_ERROR_FUNCTION_NOT_FOUND) from None
+            raise self._library.NVMLError(FUNCTION_NOT_FOUND) from None
 
     def prepare(self, name: str, *args: Any, key: object = None) -> Callable[[], bool]:
         """Return what calls a function of the library itself, and says whether it answered.
@@ -115,7 +116,7 @@ class Calls:
         try:
             function = self.function(name)
         except self._library.NVMLError:
-            never.add(key)
+            never[key] = FUNCTION_NOT_FOUND
             return lambda: False
 
         def call() -> bool:
@@ -145,7 +146,7 @@ class Calls:
         if code in GONE:
             raise DeviceLostError(str(self._library.NVMLError(code)))
         if code in NEVER:
-            self._never.add(key)
+            self._never[key] = code
             return
         times = self._failed[key] = self._failed.get(key, -1) + 1
         self._pause[key] = min(2**times - 1, _LONGEST_PAUSE)
@@ -175,7 +176,7 @@ class Calls:
         answers = self.run(name, batch.ask)
         if answers is None:
             if name in self._never:  # one field that this driver does not know may spoil them all
-                self._never.discard(name)
+                del self._never[name]
                 self._batches[name] = self._batch([each for each in batch.fields if self._known(each)])
             return
         unsupported = False

@@ -30,6 +30,7 @@ __all__ = [
     "CLOCKS",
     "ENERGY_FIELDS",
     "FAST_FIELDS",
+    "FUNCTION_NOT_FOUND",
     "GONE",
     "GPM_PIPES",
     "GPM_RATIOS",
@@ -132,7 +133,8 @@ VALUE_TYPES: Final[Mapping[int, struct.Struct]] = {
 UNKNOWN_VALUES: Final = frozenset({0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF})
 """What NVML puts where it has no value though the call succeeded."""
 
-NEVER: Final = frozenset({2, 3, 4, 13, 25, 26})
+FUNCTION_NOT_FOUND: Final = 13
+NEVER: Final = frozenset({2, 3, 4, FUNCTION_NOT_FOUND, 25, 26})
 """Errors that stay: invalid argument, not supported, no permission, no such function, version mismatch, deprecated."""
 GONE: Final = frozenset({15, 16})
 """Errors of a device that is lost, or must be reset."""
