@@ -2,15 +2,23 @@
 
 Between two training steps nothing is in the caches. A global costs the look into a table that has to be fetched from
 memory first, a cell the same for each of them; the constants of a function lie side by side.
+
+One thread compiles at a time. Python up to 3.12 counts the depth of syntax trees for all threads together and raises a
+``SystemError`` when that does not come out even (python/cpython#106905), which the program's own threads can cause too.
 """
 
 from __future__ import annotations
 
 import ast
+import os
+import threading
 import warnings
 from collections.abc import Mapping
 from types import CodeType
 from typing import Any
+
+_TRIES = 100
+_lock = threading.RLock()
 
 
 def baked(source: str, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +32,16 @@ def baked(source: str, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         The namespace the source made.
     """
+    with _lock:
+        for _ in range(_TRIES):
+            try:
+                return _compiled(source, name, values)
+            except SystemError:  # another thread of the program's was at it
+                pass
+        return _compiled(source, name, values)
+
+
+def _compiled(source: str, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     marks = {f"\0{key}": value for key, value in values.items()}
     tree = _Marking(values).visit(ast.parse(source, name))
     with warnings.catch_warnings():
@@ -52,3 +70,12 @@ def _replaced(code: CodeType, marks: Mapping[str, Any]) -> CodeType:
         return marks.get(value, value) if isinstance(value, str) else value
 
     return code.replace(co_consts=tuple(map(constant, code.co_consts)))
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()  # whoever held it is not in the child
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

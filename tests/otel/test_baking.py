@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import gc
+import threading
+import time
 import warnings
+from collections.abc import Iterator
+
+import pytest
 
 from crucible_otel.otel.baking import baked
 
@@ -42,3 +50,45 @@ def test_compiling_warns_of_nothing() -> None:
         warnings.simplefilter("always")
         baked("def f(): return now()", "<test>", {"now": int})
     assert [] == raised
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads that take turns also in the middle of what C does: whenever garbage is collected, which is often."""
+    before = gc.get_threshold()
+    gc.callbacks.append(give_way)
+    gc.set_threshold(20)
+    yield
+    gc.set_threshold(*before)
+    gc.callbacks.remove(give_way)
+
+
+def give_way(phase: str, info: dict[str, int]) -> None:
+    """Let another thread run."""
+    time.sleep(0)
+
+
+@pytest.mark.usefixtures("restless")
+def test_threads_compile_at_once() -> None:
+    """Ours, while others of the program look at syntax trees too."""
+    made: list[object] = []
+    done = threading.Event()
+
+    def bake() -> None:
+        for _ in range(50):
+            made.append(baked(SOURCE, "<test>", {"kept": 1})["build"])
+
+    def parse() -> None:
+        while not done.is_set():
+            with contextlib.suppress(SystemError):  # some versions of Python
+                ast.parse(SOURCE)
+
+    parsing = threading.Thread(target=parse)
+    baking = [threading.Thread(target=bake) for _ in range(4)]
+    for thread in (parsing, *baking):
+        thread.start()
+    for thread in baking:
+        thread.join()
+    done.set()
+    parsing.join()
+    assert 200 == len(made)
