@@ -6,6 +6,7 @@ from typing import Any
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
@@ -18,11 +19,9 @@ _UNSET = Status(StatusCode.UNSET)
 
 
 def attributes_of(shape: Shape, values: tuple[Any, ...], extra: Extra | None) -> dict[str, Any]:
-    """Return all attributes of a record: what was set on the span, then what its end says."""
-    given = extra.attributes if extra is not None and extra.attributes is not None else None
-    if given is None:
-        return {**shape.attributes, **shape.values(values)}
-    return {**shape.attributes, **given, **shape.values(values)}
+    """Return all attributes of a record, before they are cut to the limits."""
+    given = extra.attributes if extra is not None else None
+    return {**shape.attributes, **shape.values(values)} if given is None else dict(given)
 
 
 def readable(record: Record, resource: Resource, scope: InstrumentationScope, limits: Limits) -> ReadableSpan:
@@ -40,18 +39,18 @@ def readable(record: Record, resource: Resource, scope: InstrumentationScope, li
     parent = extra.parent if extra is not None else None
     if parent is None and parent_id:
         parent = SpanContext(trace_id, parent_id, False, TraceFlags(flags), state)
-    attributes = limits.bounded(attributes_of(shape, values, extra), limits.attributes)
-    if extra is not None and extra.attributes is not None:
-        attributes.dropped += getattr(extra.attributes, "dropped", 0)
-    events: list[Event] = []
+    attributes = extra.attributes if extra is not None else None
+    if attributes is None:
+        attributes = limits.bounded(attributes_of(shape, values, extra), limits.attributes)
+    events: Any = ()
     links: Any = ()
     status = _UNSET
     if extra is not None:
-        events = [Event(name, bounded, at) for name, bounded, at in extra.events]
-        links = list(extra.links)
+        events = _bounded([Event(name, bounded, at) for name, bounded, at in extra.events], extra.dropped[0])
+        links = _bounded(extra.links, extra.dropped[1])
         status = Status(*extra.status) if extra.status is not None else _UNSET
     return ReadableSpan(
-        name=(extra.name if extra is not None else "") or shape.name,
+        name=shape.name if extra is None or extra.name is None else extra.name,
         context=context,
         parent=parent,
         resource=resource,
@@ -64,3 +63,10 @@ def readable(record: Record, resource: Resource, scope: InstrumentationScope, li
         end_time=end_ns,
         instrumentation_scope=scope,
     )
+
+
+def _bounded(items: list[Any], dropped: int) -> BoundedList[Any]:
+    """Return items as the SDK keeps them: with the number of those that had to go."""
+    kept = BoundedList[Any].from_seq(None, items)
+    kept.dropped = dropped
+    return kept

@@ -137,25 +137,24 @@ def _at_length(record: Record, encoded: _Encoded, limits: Limits) -> bytes:
         parts.append(text(_TRACE_STATE, ",".join([f"{key}={value}" for key, value in state.items()])))
     if parent_id:
         parts += (_PARENT_ID, parent_id.to_bytes(8, "big"))
-    if extra.name:
+    if extra.name is not None:
         parts.append(text(_NAME, extra.name) + tag(_KIND, 0) + _KINDS[shape.kind])
     else:
         parts.append(encoded.name_and_kind)
     parts.append(_TIMES(_START, start_ns, _END, end_ns))
-    dropped = 0
-    if encoded.whole and extra.attributes is None:
+    given = extra.attributes
+    if given is None and encoded.whole:
         parts += (encoded.start, _of_values(shape, encoded, values))
     else:
-        bounded = limits.bounded(attributes_of(shape, values, extra), limits.attributes)
-        dropped = bounded.dropped + getattr(extra.attributes, "dropped", 0)
-        parts.append(attributes(_ATTRIBUTES, bounded))
-    parts.append(_count(_DROPPED_ATTRIBUTES, dropped))
+        if given is None:
+            given = limits.bounded(attributes_of(shape, values, extra), limits.attributes)
+        parts += (attributes(_ATTRIBUTES, given), _count(_DROPPED_ATTRIBUTES, given.dropped))
     for name, given, at_ns in extra.events:
         parts.append(delimited(_EVENTS, _event(name, given, at_ns)))
-    parts.append(_count(_DROPPED_EVENTS, extra.dropped[1]))
+    parts.append(_count(_DROPPED_EVENTS, extra.dropped[0]))
     for link in extra.links:
         parts.append(delimited(_LINKS, _link(link)))
-    parts.append(_count(_DROPPED_LINKS, extra.dropped[2]))
+    parts.append(_count(_DROPPED_LINKS, extra.dropped[1]))
     parts.append(_UNSET if extra.status is None else delimited(_STATUS, _status(*extra.status)))
     parts.append(_REMOTE_FLAGS if extra.parent is not None and extra.parent.is_remote else _FLAGS)
     return b"".join(parts)

@@ -216,7 +216,9 @@ class SpanBuffer:
         else:
             if verdict.trace_state:
                 span.trace_state = span.more().trace_state = verdict.trace_state
-            if above is not None and (above.is_remote or above.trace_state):
+            if above is not None and (
+                above.is_remote or above.trace_state or verdict.trace_state or above.trace_flags != span.flags
+            ):
                 span.more().parent = above
         known: Mapping[str, Any] = span.shape.attributes
         if verdict.attributes is not known:

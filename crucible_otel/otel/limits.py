@@ -19,7 +19,8 @@ class Limits:
         links: Links of a span; of more the newest are kept.
         event_attributes: Attributes of an event.
         link_attributes: Attributes of a link.
-        length: Characters of a text of a span, an event or a link.
+        length: Characters of a text of a span.
+        detail_length: Characters of a text of an event or a link.
     """
 
     attributes: int | None = 128
@@ -28,25 +29,27 @@ class Limits:
     event_attributes: int | None = 128
     link_attributes: int | None = 128
     length: int | None = None
+    detail_length: int | None = None
 
     def bounded(self, attributes: Mapping[str, Any] | None, most: int | None) -> BoundedAttributes:
-        """Return attributes of an event, a link or a span, cut to the limits."""
+        """Return attributes of a span, cut to the limits."""
         return BoundedAttributes(most, attributes, immutable=False, max_value_len=self.length)
+
+    def bounded_detail(self, attributes: Mapping[str, Any] | None, most: int | None) -> BoundedAttributes:
+        """Return attributes of an event or a link, cut to the limits."""
+        return BoundedAttributes(most, attributes, immutable=True, max_value_len=self.detail_length)
 
     def hold(self, attributes: Mapping[str, Any], more: int) -> bool:
         """Return whether attributes and so many more need no cut."""
-        if self.length is not None and any(
-            isinstance(value, (str, bytes, list, tuple)) for value in attributes.values()
-        ):
+        if self.length is not None:  # any may be a text
             return False
         return self.attributes is None or len(attributes) + more <= self.attributes
 
 
 def append_bounded(items: list[Any], item: Any, most: int | None) -> int:
-    """Append to a list; return how many old items had to go for it."""
+    """Append to a list; return whether an old item had to go for it, as a number."""
     items.append(item)
     if most is None or len(items) <= most:
         return 0
-    surplus = len(items) - most
-    del items[:surplus]
-    return surplus
+    del items[0]  # one for one: other threads append too
+    return 1

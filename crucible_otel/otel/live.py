@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 
 from crucible_otel.otel.exceptions import described
 from crucible_otel.otel.limits import append_bounded
 from crucible_otel.otel.record import Extra, Shape
-from crucible_otel.semconv.names import EXCEPTION_EVENT
+from crucible_otel.semconv.names import EXCEPTION_ESCAPED, EXCEPTION_EVENT
 
 if TYPE_CHECKING:
     from crucible_otel.otel.buffer import SpanBuffer
 
-_ATTRIBUTES, _EVENTS, _LINKS = range(3)
+_EVENTS, _LINKS = range(2)
 
 
 class LiveSpan(Span):
@@ -63,17 +64,17 @@ class LiveSpan(Span):
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Set an attribute."""
-        self.set_attributes({key: value})
+        if not self._ended:
+            self._all_attributes()[key] = value
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set attributes."""
         if self._ended or not attributes:
             return
-        extra, limits = self.more(), self._buffer.limits
-        if extra.attributes is None:
-            extra.attributes = limits.bounded(None, limits.attributes)
+        given = self._all_attributes()
         for key, value in attributes.items():
-            extra.attributes[key] = value  # type: ignore[index]
+            # As the SDK does, whose keys may be of any type here, but not in set_attribute().
+            given[key if isinstance(key, str) or not key else str(key)] = value
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
         """Add an event; the time is in nanoseconds since the epoch."""
@@ -81,7 +82,7 @@ class LiveSpan(Span):
             return
         extra, limits = self.more(), self._buffer.limits
         at = self._buffer.clock.time_ns() if timestamp is None else timestamp
-        event = (name, limits.bounded(attributes, limits.event_attributes), at)
+        event = (name, limits.bounded_detail(attributes, limits.event_attributes), at)
         extra.dropped[_EVENTS] += append_bounded(extra.events, event, limits.events)
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
@@ -89,7 +90,7 @@ class LiveSpan(Span):
         if self._ended or context is None or not (context.is_valid or attributes or context.trace_state):
             return
         extra, limits = self.more(), self._buffer.limits
-        link = Link(context, limits.bounded(attributes, limits.link_attributes))
+        link = Link(context, limits.bounded_detail(attributes, limits.link_attributes))
         extra.dropped[_LINKS] += append_bounded(extra.links, link, limits.links)
 
     def update_name(self, name: str) -> None:
@@ -99,12 +100,13 @@ class LiveSpan(Span):
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Set the status: ``OK`` is final, ``UNSET`` changes nothing."""
-        code = status.status_code if isinstance(status, Status) else status
-        text = status.description if isinstance(status, Status) else description
-        present = self.extra.status if self.extra is not None else None
-        if self._ended or code is StatusCode.UNSET or (present is not None and present[0] is StatusCode.OK):
+        if isinstance(status, StatusCode):
+            status = Status(status, description)
+        if self._ended or not isinstance(status, Status) or status.status_code is StatusCode.UNSET:
             return
-        self.more().status = (code, text if code is StatusCode.ERROR else None)
+        extra = self.more()
+        if extra.status is None or extra.status[0] is not StatusCode.OK:
+            extra.status = (status.status_code, status.description)
 
     def record_exception(
         self,
@@ -114,7 +116,8 @@ class LiveSpan(Span):
         escaped: bool = False,
     ) -> None:
         """Add an event for an exception."""
-        self.add_event(EXCEPTION_EVENT, {**described(exception), **(attributes or {})}, timestamp)
+        given = {**described(exception), EXCEPTION_ESCAPED: str(escaped), **(attributes or {})}
+        self.add_event(EXCEPTION_EVENT, given, timestamp)
 
     def end(self, end_time: int | None = None) -> None:
         """End it, before who opened it does."""
@@ -124,20 +127,28 @@ class LiveSpan(Span):
 
     def more(self) -> Extra:
         """Return what it has besides its shape, to be written on."""
-        if self.extra is None:
-            self.extra = Extra()
-        return self.extra
+        extra = self.extra
+        if extra is None:  # not two, when two threads write at once
+            extra = self.__dict__.setdefault("extra", Extra())
+        return extra
 
-    def finish(self, end_ns: int, shape: Shape, values: tuple[Any, ...]) -> None:
+    def finish(self, end_ns: int, shape: Shape, values: tuple[Any, ...], more: Mapping[str, Any] | None = None) -> None:
         """End it, once.
 
         Args:
             end_ns: When, in nanoseconds since the epoch.
             shape: The shape that its result gives it.
             values: Values of the shape's fields.
+            more: Further attributes.
         """
         if self._ended:
             return
+        extra = self.extra
+        if more or (extra is not None and extra.attributes is not None):
+            known = self.shape.attributes
+            given = {name: value for name, value in shape.attributes.items() if name not in known}
+            self.set_attributes({**given, **shape.values(values), **(more or {})})
+            values = ()
         self._ended = True
         if self.flags & 1:
             records = self._records
@@ -149,3 +160,12 @@ class LiveSpan(Span):
             )  # fmt: skip
             if len(records) >= self._buffer.full:
                 self._buffer.hurry()
+
+    def _all_attributes(self) -> BoundedAttributes:
+        """Return its attributes, those of its shape among them, to be written on."""
+        extra = self.more()
+        if extra.attributes is None:
+            limits = self._buffer.limits
+            first = limits.bounded(self.shape.attributes, limits.attributes)
+            extra.attributes = self.__dict__.setdefault("_given", first)  # not two, when two threads write at once
+        return extra.attributes

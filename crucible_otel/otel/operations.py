@@ -265,9 +265,7 @@ def finish(prepared: Prepared, span: Span, end_ns: int, values: Values, more: Ma
         more: Further attributes, sanitised.
     """
     if type(span) is LiveSpan:
-        if more:
-            span.set_attributes(more)
-        span.finish(end_ns, prepared.stop, values)
+        span.finish(end_ns, prepared.stop, values, more)
         return
     span.set_attributes({RESULT: _SUCCESS, **prepared.stop.values(values), **(more or {})})
     span.end(end_time=end_ns)

@@ -45,27 +45,27 @@ class Extra:
     """What one span has besides its kind's: most have nothing.
 
     Attributes:
-        attributes: Further attributes, which win over the shape's.
+        attributes: All its attributes, where it has others than the shape's.
         events: ``(name, attributes, time in ns)``, oldest first.
         links: Its links.
         status: Status code and description.
-        name: Another name than its kind's; empty for none.
+        name: Another name than its shape's; None for none.
         parent: Its parent, where the parent's id alone does not say all.
         trace_state: Its trace state.
-        dropped: Attributes, events and links that exceeded the limits.
+        dropped: Events and links that exceeded the limits.
     """
 
     __slots__ = ("attributes", "dropped", "events", "links", "name", "parent", "status", "trace_state")
 
     def __init__(self) -> None:
-        self.attributes: Mapping[str, Any] | None = None
+        self.attributes: BoundedAttributes | None = None
         self.events: list[tuple[str, BoundedAttributes, int]] = []
         self.links: list[Link] = []
         self.status: tuple[StatusCode, str | None] | None = None
-        self.name = ""
+        self.name: str | None = None
         self.parent: SpanContext | None = None
         self.trace_state: TraceState | None = None
-        self.dropped = [0, 0, 0]
+        self.dropped = [0, 0]
 
     @property
     def nbytes(self) -> int:
