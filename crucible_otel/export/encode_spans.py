@@ -5,13 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Link, SpanContext, SpanKind, StatusCode
 
 from crucible_otel.export.encoding import Encoder, attribute_fields
 from crucible_otel.export.protobuf import FIXED32, FIXED64, VARINT, delimited, fixed32, fixed64, tag, text, varint
 
-__all__ = ["KINDS", "LOCAL_PARENT", "REMOTE_PARENT", "span_body", "span_encoder", "status_field"]
+__all__ = [
+    "DROPPED_ATTRIBUTES",
+    "DROPPED_EVENTS",
+    "DROPPED_LINKS",
+    "KINDS",
+    "LOCAL_PARENT",
+    "REMOTE_PARENT",
+    "event_field",
+    "link_field",
+    "span_body",
+    "span_encoder",
+    "status_field",
+    "uint32",
+]
+
+DROPPED_ATTRIBUTES: Final = tag(10, VARINT)
+DROPPED_EVENTS: Final = tag(12, VARINT)
+DROPPED_LINKS: Final = tag(14, VARINT)
 
 KINDS: Final = {kind: tag(6, VARINT) + varint(kind.value + 1) for kind in SpanKind}
 """The field of a span's kind: OTLP's numbers begin with that of an unspecified one."""
@@ -57,13 +74,15 @@ def span_body(span: ReadableSpan) -> bytes:
         parts += (_END, fixed64(end))
     parts.append(attribute_fields(9, span.attributes))
     if dropped := span.dropped_attributes:
-        parts += (b"\x50", _uint32(dropped))
-    parts += [delimited(11, _event(event)) for event in span.events]
+        parts += (DROPPED_ATTRIBUTES, uint32(dropped))
+    parts += [
+        event_field(event.name, event.timestamp, event.attributes, event.dropped_attributes) for event in span.events
+    ]
     if dropped := span.dropped_events:
-        parts += (b"\x60", _uint32(dropped))
-    parts += [delimited(13, _link(link)) for link in span.links]
+        parts += (DROPPED_EVENTS, uint32(dropped))
+    parts += map(link_field, span.links)
     if dropped := span.dropped_links:
-        parts += (b"\x70", _uint32(dropped))
+        parts += (DROPPED_LINKS, uint32(dropped))
     status = span.status
     if status is not None:
         parts.append(status_field(status.status_code, status.description))
@@ -78,35 +97,41 @@ def status_field(code: StatusCode, description: str | None) -> bytes:
     return delimited(15, text(2, description) + (b"\x18" + varint(code.value) if code.value else b""))
 
 
-def _event(event: Event) -> bytes:
-    time_ns, dropped = event.timestamp, event.dropped_attributes
-    return b"".join(
-        (
-            _EVENT_TIME + fixed64(time_ns) if time_ns else b"",
-            text(2, event.name),
-            attribute_fields(3, event.attributes),
-            b"\x20" + _uint32(dropped) if dropped else b"",
-        )
+def event_field(name: str, time_ns: int, given: Any, dropped: int) -> bytes:
+    """Write the field of an event of a span."""
+    parts = (
+        _EVENT_TIME + fixed64(time_ns) if time_ns else b"",
+        text(2, name),
+        attribute_fields(3, given),
+        b"\x20" + uint32(dropped) if dropped else b"",
     )
+    return delimited(11, b"".join(parts))
 
 
-def _link(link: Link) -> bytes:
+def link_field(link: Link) -> bytes:
+    """Write the field of a link of a span; like the SDK without its trace state."""
     context: SpanContext = link.context
     dropped = link.dropped_attributes
-    return b"".join(
+    body = b"".join(
         (
             b"\x0a\x10",
             context.trace_id.to_bytes(16, "big"),
             b"\x12\x08",
             context.span_id.to_bytes(8, "big"),
             attribute_fields(4, link.attributes),
-            b"\x28" + _uint32(dropped) if dropped else b"",
+            b"\x28" + uint32(dropped) if dropped else b"",
             _REMOTE_LINK if context.is_remote else _LOCAL_LINK,
         )
     )
+    return delimited(13, body)
 
 
-def _uint32(number: int) -> bytes:
+def uint32(number: int) -> bytes:
+    """Write a number that was counted.
+
+    Raises:
+        ValueError: It does not fit.
+    """
     if not 0 <= number < 2**32:
         raise ValueError(f"Value out of range: {number}")
     return varint(number)

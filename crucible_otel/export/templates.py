@@ -1,87 +1,61 @@
 """Records of hot spans as OTLP bytes: what spans of a shape have in common is written once.
 
-A span of a shape and of the same kinds of values differs from the next in its ids, its times and a few numbers, all of
-them of fixed length. What has no fixed length, such as an exception, is written after it: in a message the order of
-the fields has no meaning.
+A span of a shape and of the same kinds of values differs from the next in its ids, its times and a few numbers, nearly
+all of them of fixed length: one ``struct.pack`` writes them with all that stands between them. What few spans have,
+such as an exception, is written after it: in a message the order of the fields has no meaning.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final
 
-from opentelemetry.trace import SpanKind, StatusCode
-
-from crucible_otel.export.protobuf import attributes, delimited, fixed32, fixed64, key_value, tag, text, varint
+from crucible_otel.export.encode_spans import (
+    DROPPED_ATTRIBUTES,
+    DROPPED_EVENTS,
+    DROPPED_LINKS,
+    KINDS,
+    LOCAL_PARENT,
+    REMOTE_PARENT,
+    event_field,
+    link_field,
+    status_field,
+    uint32,
+)
+from crucible_otel.export.protobuf import attributes, delimited, key_value, text
 from crucible_otel.export.readable import attributes_of
 from crucible_otel.otel.limits import Limits
 from crucible_otel.otel.record import Extra, Record, Shape
 
 __all__ = ["span_body"]
 
-# Field numbers of opentelemetry.proto.trace.v1.Span.
-_TRACE_STATE, _NAME, _KIND, _ATTRIBUTES, _DROPPED_ATTRIBUTES = 3, 5, 6, 9, 10
-_EVENTS, _DROPPED_EVENTS, _LINKS, _DROPPED_LINKS, _STATUS = 11, 12, 13, 14, 15
+_NAME, _ATTRIBUTES, _STATUS = 5, 9, 15
+"""Field numbers of ``opentelemetry.proto.trace.v1.Span``."""
 
 _TRACE_ID, _SPAN_ID, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
-_TIMES = struct.Struct("<BQBQ").pack
-_START, _END = 0x39, 0x41
-_HAS_IS_REMOTE, _IS_REMOTE = 0x100, 0x200
-_FLAGS_TAG = tag(16, 5)
-_FLAGS: Final = _FLAGS_TAG + fixed32(_HAS_IS_REMOTE)
-_REMOTE_FLAGS: Final = _FLAGS_TAG + fixed32(_HAS_IS_REMOTE | _IS_REMOTE)
+_START, _END = b"\x39", b"\x41"
 _UNSET: Final = delimited(_STATUS, b"")
-_KINDS = {kind: varint(kind.value + 1) for kind in SpanKind}
-_LAYOUTS = 64
+_MOST_WRITERS = 64
 
+_Writer = Callable[[int, int, int, int, int, "tuple[Any, ...]"], bytes]
+"""``write(trace_id, span_id, parent_id, start_ns, end_ns, values)``."""
 
-class _Layout(NamedTuple):
-    """What spans of a shape with the same kinds of values have in common.
-
-    Attributes:
-        pack: Packs the numbers with what stands before each.
-        heads: What stands before each.
-        places: Which of the values the numbers are.
-        others: Which of the values have no fixed length, with their names.
-    """
-
-    pack: Any
-    heads: tuple[bytes, ...]
-    places: tuple[int, ...]
-    others: tuple[tuple[int, str], ...]
+_SOURCE = """
+def write(trace_id, span_id, parent_id, start_ns, end_ns, values):
+    return {pieces}
+"""
 
 
 class _Encoded:
-    """What is prepared for a shape."""
+    """What is prepared for a shape: a writer for each combination of kinds of values that occurs."""
 
-    __slots__ = ("layouts", "name_and_kind", "start", "whole")
+    __slots__ = ("name_and_kind", "whole", "writers")
 
     def __init__(self, shape: Shape, limits: Limits) -> None:
-        self.name_and_kind = text(_NAME, shape.name) + tag(_KIND, 0) + _KINDS[shape.kind]
-        self.start = attributes(_ATTRIBUTES, shape.attributes)
+        self.name_and_kind = text(_NAME, shape.name) + KINDS[shape.kind]
         self.whole = limits.hold(shape.attributes, len(shape.fields))
-        self.layouts: dict[tuple[type, ...], _Layout] = {}
-
-    def layout(self, shape: Shape, kinds: tuple[type, ...]) -> _Layout:
-        """Return the layout of values of these types."""
-        found = self.layouts.get(kinds)
-        if found is None:
-            if len(self.layouts) >= _LAYOUTS:
-                self.layouts.clear()
-            found = self.layouts[kinds] = _layout(shape, kinds)
-        return found
-
-
-def _layout(shape: Shape, kinds: tuple[type, ...]) -> _Layout:
-    heads, places, others = [], [], []
-    for place, (name, kind) in enumerate(zip(shape.fields, kinds, strict=False)):
-        if kind is float:
-            heads.append(key_value(_ATTRIBUTES, name, 0.0)[:-8])
-            places.append(place)
-        elif kind is not type(None):
-            others.append((place, name))
-    form = struct.Struct("<" + "".join(f"{len(head)}sd" for head in heads))
-    return _Layout(form.pack, tuple(heads), tuple(places), tuple(others))
+        self.writers: dict[tuple[Any, ...], _Writer] = {}
 
 
 def span_body(record: Record, limits: Limits) -> bytes:
@@ -97,95 +71,86 @@ def span_body(record: Record, limits: Limits) -> bytes:
         encoded = shape.encoded = _Encoded(shape, limits)
     if extra is not None or not encoded.whole:
         return _at_length(record, encoded, limits)
-    return b"".join(
-        (
-            _TRACE_ID,
-            trace_id.to_bytes(16, "big"),
-            _SPAN_ID,
-            span_id.to_bytes(8, "big"),
-            _PARENT_ID + parent_id.to_bytes(8, "big") if parent_id else b"",
-            encoded.name_and_kind,
-            _TIMES(_START, start_ns, _END, end_ns),
-            encoded.start,
-            _of_values(shape, encoded, values),
-            _UNSET,
-            _FLAGS,
-        )
-    )
+    kinds = (parent_id == 0, *map(type, values))
+    writer = encoded.writers.get(kinds) or _new_writer(shape, encoded, kinds)
+    return writer(trace_id, span_id, parent_id, start_ns, end_ns, values)
 
 
-def _of_values(shape: Shape, encoded: _Encoded, values: tuple[Any, ...]) -> bytes:
-    if not values:
-        return b""
-    kinds = tuple(map(type, values))
-    layout = encoded.layouts.get(kinds) or encoded.layout(shape, kinds)
-    numbers: list[Any] = []
-    for head, place in zip(layout.heads, layout.places, strict=False):
-        numbers += (head, values[place])
-    written: bytes = layout.pack(*numbers)
-    if layout.others:
-        written += b"".join([key_value(_ATTRIBUTES, name, values[place]) for place, name in layout.others])
-    return written
+def _new_writer(shape: Shape, encoded: _Encoded, kinds: tuple[Any, ...]) -> _Writer:
+    if len(encoded.writers) >= _MOST_WRITERS:
+        encoded.writers.clear()
+    made = encoded.writers[kinds] = _writer(shape, encoded, root=kinds[0], kinds=kinds[1:])
+    return made
+
+
+def _writer(shape: Shape, encoded: _Encoded, *, root: bool, kinds: tuple[type, ...]) -> _Writer:
+    """Compile what writes spans with values of these types."""
+    scope: dict[str, Any] = {"key_value": key_value}
+    pieces: list[str] = []
+    form, arguments, before = "<", list[str](), _TRACE_ID
+
+    def place(code: str, value: str, after: bytes) -> None:
+        nonlocal form, before
+        name = f"c{len(scope)}"
+        scope[name] = before
+        form += f"{len(before)}s{code}"
+        arguments.extend((name, value))
+        before = after
+
+    def pack() -> None:
+        nonlocal form, before
+        name = f"p{len(scope)}"
+        scope[f"{name}t"] = before
+        scope[name] = struct.Struct(f"{form}{len(before)}s").pack
+        pieces.append(f"{name}({', '.join([*arguments, f'{name}t'])})")
+        form, before = "<", b""
+        arguments.clear()
+
+    place("16s", "trace_id.to_bytes(16, 'big')", _SPAN_ID)
+    place("8s", "span_id.to_bytes(8, 'big')", b"" if root else _PARENT_ID)
+    if not root:
+        place("8s", "parent_id.to_bytes(8, 'big')", b"")
+    before += encoded.name_and_kind + _START
+    place("Q", "start_ns", _END)
+    place("Q", "end_ns", _UNSET + LOCAL_PARENT + attributes(_ATTRIBUTES, shape.attributes))
+    for index, (name, kind) in enumerate(zip(shape.fields, kinds, strict=False)):
+        if kind is float:
+            before += key_value(_ATTRIBUTES, name, 0.0)[:-8]
+            place("d", f"values[{index}]", b"")
+        elif kind is not type(None):
+            pack()
+            pieces.append(f"key_value({_ATTRIBUTES}, {name!r}, values[{index}])")
+    if arguments or before:
+        pack()
+    exec(_SOURCE.format(pieces=" + ".join(pieces)), scope)
+    write: _Writer = scope["write"]
+    return write
 
 
 def _at_length(record: Record, encoded: _Encoded, limits: Limits) -> bytes:
+    """Write one that has more than its shape says, or whose attributes may exceed the limits."""
     shape, trace_id, span_id, parent_id, _, start_ns, end_ns, values, extra = record
     extra = extra if extra is not None else Extra()
-    state = extra.trace_state
+    state, given = extra.trace_state, extra.attributes
+    if given is None:
+        given = limits.bounded(attributes_of(shape, values, extra), limits.attributes)
     parts = [_TRACE_ID, trace_id.to_bytes(16, "big"), _SPAN_ID, span_id.to_bytes(8, "big")]
     if state:
-        parts.append(text(_TRACE_STATE, ",".join([f"{key}={value}" for key, value in state.items()])))
+        parts.append(text(3, ",".join([f"{key}={value}" for key, value in state.items()])))
     if parent_id:
         parts += (_PARENT_ID, parent_id.to_bytes(8, "big"))
-    if extra.name is not None:
-        parts.append(text(_NAME, extra.name) + tag(_KIND, 0) + _KINDS[shape.kind])
-    else:
-        parts.append(encoded.name_and_kind)
+    parts.append(encoded.name_and_kind if extra.name is None else text(_NAME, extra.name) + KINDS[shape.kind])
     parts.append(_TIMES(_START, start_ns, _END, end_ns))
-    given = extra.attributes
-    if given is None and encoded.whole:
-        parts += (encoded.start, _of_values(shape, encoded, values))
-    else:
-        if given is None:
-            given = limits.bounded(attributes_of(shape, values, extra), limits.attributes)
-        parts += (attributes(_ATTRIBUTES, given), _count(_DROPPED_ATTRIBUTES, given.dropped))
-    for name, given, at_ns in extra.events:
-        parts.append(delimited(_EVENTS, _event(name, given, at_ns)))
-    parts.append(_count(_DROPPED_EVENTS, extra.dropped[0]))
-    for link in extra.links:
-        parts.append(delimited(_LINKS, _link(link)))
-    parts.append(_count(_DROPPED_LINKS, extra.dropped[1]))
-    parts.append(_UNSET if extra.status is None else delimited(_STATUS, _status(*extra.status)))
-    parts.append(_REMOTE_FLAGS if extra.parent is not None and extra.parent.is_remote else _FLAGS)
+    parts.append(attributes(_ATTRIBUTES, given.copy()))
+    parts += [event_field(name, at_ns, bounded, bounded.dropped) for name, bounded, at_ns in extra.events]
+    parts += map(link_field, extra.links)
+    dropped = (given.dropped, *extra.dropped)
+    for field, number in zip((DROPPED_ATTRIBUTES, DROPPED_EVENTS, DROPPED_LINKS), dropped, strict=True):
+        if number:
+            parts += (field, uint32(number))
+    parts.append(_UNSET if extra.status is None else status_field(*extra.status))
+    parts.append(REMOTE_PARENT if extra.parent is not None and extra.parent.is_remote else LOCAL_PARENT)
     return b"".join(parts)
 
 
-def _count(number: int, dropped: int) -> bytes:
-    return tag(number, 0) + varint(dropped) if dropped else b""
-
-
-def _event(name: str, given: Any, at_ns: int) -> bytes:
-    """Write the content of a ``Span.Event``."""
-    at = tag(1, 1) + fixed64(at_ns) if at_ns else b""
-    return at + text(2, name) + attributes(3, given) + _count(4, given.dropped)
-
-
-def _link(link: Any) -> bytes:
-    """Write the content of a ``Span.Link``; like the SDK without its trace state."""
-    context = link.context
-    flags = _HAS_IS_REMOTE | (_IS_REMOTE if context.is_remote else 0)
-    return b"".join(
-        (
-            delimited(1, context.trace_id.to_bytes(16, "big")),
-            delimited(2, context.span_id.to_bytes(8, "big")),
-            attributes(4, link.attributes),
-            _count(5, getattr(link.attributes, "dropped", 0)),
-            tag(6, 5),
-            fixed32(flags),
-        )
-    )
-
-
-def _status(code: StatusCode, description: str | None) -> bytes:
-    """Write the content of a ``Status``."""
-    return text(2, description) + (tag(3, 0) + varint(code.value) if code.value else b"")
+_TIMES = struct.Struct("<cQcQ").pack
