@@ -1,0 +1,190 @@
+"""``python -m benchmarks.gil``: for how long exporting in the background keeps the other threads from running.
+
+A thread reads the clock in a tight loop while 50,000 spans leave. It does nothing else, so a gap between two readings
+is time in which it could not run: another thread held the GIL, or the machine had other things to do. What belongs to
+the former is the processor time that the other threads of this process used in the gap; gaps in which the garbage
+collector ran are shown apart, because it runs on any thread that makes objects. Compared are a loop in which nothing
+is exported, our queue in front of an exporter that only looks at each item, of the encoder, and of our OTLP/HTTP
+delivery, and the SDK's batch processor in front of its exporter. What is left above a millisecond is the HTTP client's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from benchmarks.environment import prepare
+from benchmarks.receiver import receiving
+
+TARGET_MS: Final = 1.0
+_GAP_NS: Final = 50_000
+_ATTRIBUTES: Final = {f"key.{number}": f"value {number}" for number in range(8)}
+
+
+@dataclass
+class Gaps:
+    """What the loop found, in milliseconds.
+
+    Attributes:
+        seconds: How long it ran.
+        wall: How long the thread could not run, for each gap of 50 us and more.
+        held: Processor time that other threads of the process used in the gap.
+        collected: The same of gaps in which the garbage collector ran.
+    """
+
+    seconds: float = 0.0
+    wall: list[float] = field(default_factory=list)
+    held: list[float] = field(default_factory=list)
+    collected: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A span as the hot path may keep it."""
+
+    number: int
+    nbytes: int = 300
+
+
+def watch(until: Callable[[], bool]) -> Gaps:
+    """Read the clock until it is time to stop; return the gaps."""
+    gaps, collections = Gaps(), [0]
+
+    def count(phase: str, info: dict[str, int]) -> None:
+        collections[0] += 1
+
+    gc.callbacks.append(count)
+    wall, process, thread = time.perf_counter_ns, time.process_time_ns, time.thread_time_ns
+    begin = before = wall()
+    spent, seen = process() - thread(), 0
+    while not until():
+        now = wall()
+        others = process() - thread()
+        if now - before > _GAP_NS:
+            gaps.wall.append((now - before) / 1e6)
+            (gaps.held if collections[0] == seen else gaps.collected).append((others - spent) / 1e6)
+        before, spent, seen = now, others, collections[0]
+    gc.callbacks.remove(count)
+    gaps.seconds = (wall() - begin) / 1e9
+    return gaps
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the cases and print the gaps; 1 when the target was missed and ``--strict`` was said."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gil", description="How long the GIL is held.")
+    parser.add_argument("--items", type=int, default=50_000, help="spans that leave (default: %(default)s)")
+    parser.add_argument("--strict", action="store_true", help="fail when the target is missed")
+    options = parser.parse_args(arguments)
+    prepare()
+    from crucible_otel.export import pace
+
+    print(f"{options.items:,} items; a slice of work is {pace.SLICE_S * 1e3:g} ms; all figures in ms")
+    print(f"{'':44s} {'gaps':>6s} {'longest':>8s} {'held':>8s} {'> 1 ms':>7s} {'with GC':>8s} {'s':>6s}")
+    with receiving() as endpoint:
+        sound = [
+            _show("nothing is exported", watch(_after(1.0))),
+            _show("our queue, an exporter that looks at items", _looking(options.items)),
+            _show("our queue and encoder", _exporting(options.items, endpoint, "encoder")),
+            _show("our queue and delivery", _exporting(options.items, endpoint, "delivery")),
+        ]
+        _show("the SDK's batch processor and exporter", _exporting(options.items, endpoint, "sdk"))
+    return 1 if options.strict and not all(sound) else 0
+
+
+def _show(name: str, gaps: Gaps) -> bool:
+    longest = max(gaps.held, default=0.0)
+    over = sum(held > TARGET_MS for held in gaps.held)
+    print(
+        f"{name:44s} {len(gaps.wall):6,d} {max(gaps.wall, default=0.0):8.2f} {longest:8.2f} {over:7d} "
+        f"{max(gaps.collected, default=0.0):8.2f} {gaps.seconds:6.2f}"
+    )
+    return longest <= TARGET_MS
+
+
+def _after(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
+
+
+def _looking(number: int) -> Gaps:
+    from crucible_otel.export.backlog import Bounds
+    from crucible_otel.export.batching import BatchQueue
+
+    def look(batch: list[Any]) -> None:
+        for item in batch:
+            hash((item.number, item.nbytes))
+
+    queue = BatchQueue(look, name="looking", bounds=Bounds(delay_s=1000))
+    queue.sources.append(iter([[Item(each) for each in range(number)], *[()] * number]).__next__)
+    with _elsewhere(lambda: queue.force_flush(600_000)) as done:
+        gaps = watch(done)
+    queue.shutdown()
+    return gaps
+
+
+def _exporting(number: int, endpoint: str, what: str) -> Gaps:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    from crucible_otel.config.settings import Settings
+    from crucible_otel.export.encode_spans import span_encoder
+    from crucible_otel.export.otlp import build_span_delivery
+    from crucible_otel.export.queues import SpanQueue
+    from crucible_otel.export.tally import Ledger
+
+    kept: list[Any] = []
+
+    class Keep(SpanProcessor):
+        def on_end(self, span: Any) -> None:
+            kept.append(span)
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Keep())
+    tracer = provider.get_tracer("benchmark")
+    for each in range(number):
+        tracer.start_span(f"span {each}", attributes=_ATTRIBUTES).end()
+    processor: Any
+    ledger = Ledger()
+    if what == "sdk":
+        exporter = OTLPSpanExporter(f"{endpoint}/v1/traces")
+        processor = BatchSpanProcessor(exporter, max_queue_size=number, schedule_delay_millis=1_000_000)
+    else:
+        delivery = build_span_delivery(Settings(endpoint=endpoint).resolve({}), ledger, {})
+        if what == "encoder":
+            delivery.export = lambda batch: span_encoder().encode(batch)  # type: ignore[method-assign, assignment, return-value]
+        processor = SpanQueue(delivery, ledger, {"OTEL_BSP_SCHEDULE_DELAY": "1000000"}, max_bytes=2**34)
+    while kept:  # nobody else holds them any more
+        processor.on_end(kept.pop())
+
+    with _elsewhere(lambda: processor.force_flush(600_000)) as done:
+        gaps = watch(done)
+    processor.shutdown()
+    assert what != "delivery" or number == ledger.tallies[0].counts.delivered, ledger.tallies[0].counts
+    return gaps
+
+
+@contextmanager
+def _elsewhere(work: Callable[[], object]) -> Iterator[Callable[[], bool]]:
+    """Do something on another thread; gives what says whether it is done."""
+    done = threading.Event()
+
+    def run() -> None:
+        work()
+        done.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield done.is_set
+    thread.join()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
