@@ -78,6 +78,7 @@ class Sampler:
         on_lost: See :class:`crucible_otel.gpu.watch.Watch`.
         on_fault: See there.
         on_error: Called with an error of ours, which ends no sampling.
+        on_poll: Called on that thread with the seconds that reading all devices took, and with its error or None.
         on_unknown: Called with the words in ``wanted`` that mean no device.
         slow_every_s: See there.
 
@@ -96,12 +97,14 @@ class Sampler:
         on_lost: Callable[[DeviceState, str], object] = lambda state, reason: None,
         on_fault: Callable[[DeviceState, int], object] = lambda state, code: None,
         on_error: Callable[[Exception], object] = lambda error: None,
+        on_poll: Callable[[float, Exception | None], object] = lambda duration_s, error: None,
         on_unknown: Callable[[Sequence[str]], object] = lambda words: None,
         slow_every_s: float = SLOW_EVERY_S,
     ) -> None:
         self._make, self._make_ownership, self._slow_every_s = make, ownership, slow_every_s
         self._on_sample, self.on_unavailable, self.on_unknown = on_sample, on_unavailable, on_unknown
         self._on_lost, self._on_fault, self._on_error = on_lost, on_fault, on_error
+        self._on_poll = on_poll
         self.wanted: tuple[str, ...] = ()
         self.snapshot: GpuSnapshot = EMPTY
         self._ownership: Ownership | None = None
@@ -262,8 +265,13 @@ class Sampler:
     def _tick(self, watch: Watch, subscriptions: Sequence[Subscription], *, everybody: bool) -> None:
         now_s = time.monotonic()
         due = [each for each in subscriptions if each.interval_s is not None and each.due_s <= now_s]
-        snapshot = watch.tick(now_s, time.time_ns(), detailed=any(each.detailed for each in subscriptions))
+        try:
+            snapshot = watch.tick(now_s, time.time_ns(), detailed=any(each.detailed for each in subscriptions))
+        except Exception as error:
+            self._on_poll(time.monotonic() - now_s, error)
+            raise
         self.snapshot = snapshot
+        self._on_poll(time.monotonic() - now_s, None)
         for each in due:
             # On a grid, so that a slow reading makes no drift; what was missed is not made up for.
             late = each.due_s + (each.interval_s or 0) <= now_s

@@ -76,5 +76,6 @@ def sampler() -> Sampler:
                 on_lost=telling.lost,
                 on_fault=telling.xid,
                 on_error=telling.failed_inside,
+                on_poll=telling.polled,
             )
         return _sampler

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from crucible_otel.events.outcome import type_name
 from crucible_otel.events.runtime import Runtime, runtime
 from crucible_otel.events.scope import Scope
 from crucible_otel.gpu.snapshot import NO_FAST, DeviceState, GpuSnapshot
-from crucible_otel.semconv.gpu import LOST, SAMPLE, SCOPE, XID
+from crucible_otel.otel.current import engine_of
+from crucible_otel.otel.labels import label
+from crucible_otel.semconv.gpu import LOST, POLL_DURATION, SAMPLE, SCOPE, XID
 from crucible_otel.semconv.training import TRAINING
 
-__all__ = ["failed_inside", "lost", "sample", "sampled_fields", "used", "xid"]
+__all__ = ["failed_inside", "lost", "polled", "sample", "sampled_fields", "used", "xid"]
 
 _MIB = 1024 * 1024
 
@@ -42,6 +45,15 @@ def xid(state: DeviceState, code: int) -> None:
 def used(name: str, measurements: dict[str, Any], estimated: bool) -> None:
     """Say what a block of code used of the GPUs, in the trace of whoever ran it."""
     runtime().point(SCOPE, measurements, {"name": name, "estimated": estimated})
+
+
+def polled(duration_s: float, error: Exception | None) -> None:
+    """Record how long it took to read all devices, and what it failed with."""
+    now = runtime()
+    if now.engine is not None:
+        engine_of(now).update(
+            POLL_DURATION, "record", (label(type_name(error)) if error is not None else "",), duration_s
+        )
 
 
 def failed_inside(error: Exception) -> None:

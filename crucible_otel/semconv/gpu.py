@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from crucible_otel.semconv import energy
+from crucible_otel.semconv.buckets import CALL_S
 from crucible_otel.semconv.model import Alias, Attribute, Event, Field, Metric, MetricKind
 
 ID: Final = "hw.id"
@@ -136,6 +137,17 @@ TORCH_RESERVED: Final = _metric(
     "By",
     "Device memory that PyTorch's allocator holds in this process.",
 )
+
+POLL_DURATION: Final = Metric(
+    name="crucible.gpu.poll.duration",
+    kind="histogram",
+    unit="s",
+    brief="Duration of reading all GPUs once.",
+    attributes=(ERROR_TYPE,),
+    buckets=CALL_S,
+)
+METRICS_OF_ITS_OWN: Final = (POLL_DURATION,)
+"""Recorded by the sampler, fed by no event."""
 
 METRICS: Final = (
     UTILIZATION,

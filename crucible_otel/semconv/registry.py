@@ -46,6 +46,7 @@ KEPT: Final[Mapping[str, Metric]] = {
     for metric in (
         *(feed.metric for event in EVENTS.values() for feed in event.feeds),
         *training.METRICS_OF_ITS_OWN,
+        *gpu.METRICS_OF_ITS_OWN,
         *sdk.METRICS,
     )
 }

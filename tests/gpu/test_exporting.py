@@ -63,6 +63,23 @@ def test_gpus_are_exported_when_asked_for(capture: Capture) -> None:
     assert not nvml.is_open
 
 
+def test_the_duration_of_polls_is_reported(capture: Capture) -> None:
+    """Of each; those that fail are told apart by their error."""
+    gpu = FakeGpu()
+
+    def polls() -> dict[str, int]:
+        points = capture.points("crucible.gpu.poll.duration")
+        return {point.attributes.get("error.type", ""): point.count for point in points}
+
+    with found(FakeNvml([gpu])):
+        capture.configure(gpu="on", gpu_interval_ms=100)
+        assert eventually(lambda: polls().get("", 0) > 1)
+        gpu.error = ValueError("no")
+        assert eventually(lambda: polls().get("ValueError", 0) > 1)
+
+    assert {"", "ValueError"} == set(polls())
+
+
 def test_devices_of_the_setting_are_exported(capture: Capture, caplog: pytest.LogCaptureFixture) -> None:
     """And a word that means none is warned about."""
     one, two = FakeGpu(), FakeGpu()
