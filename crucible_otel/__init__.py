@@ -149,7 +149,8 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # With configure() come all the others: a child that is forked while another thread imports a module would wait
-    # forever for that thread if it had to import the module itself.
+    # forever for that thread if it had to import the module itself. So the GPUs' names come without a driver too: a
+    # program that measures a scope of theirs runs there as well.
     for each in __all__ if home == "_setup" else (name,):
         home = _HOMES[each]
         module = importlib.import_module(f"{__name__}.{home.rstrip(':')}")
