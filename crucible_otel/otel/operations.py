@@ -246,8 +246,7 @@ class HotOperation:
         return put
 
     def _after_fork(self) -> None:
-        self.generation += 1
-        self.running.clear()
+        self.generation += 1  # what is open stays known: who leaves it here must find the context outside
 
 
 RESULT_FIELD = "result"

@@ -24,6 +24,7 @@ _READY: Final = 2
 _SPAN: Final = 3
 _OUTSIDE: Final = 4
 _STARTED_S: Final = 6
+_GENERATION: Final = 8
 _Open: TypeAlias = "tuple[Timed, Runtime, Prepared, Span | None, Context, Context, float, int, int]"
 """Who opened it, what was configured, what it has in common with others, its span, the contexts around and inside it,
 when it started by the monotonic clock and in ns since the epoch, and the generation of the process."""
@@ -201,7 +202,9 @@ class Timed(Managed):
         return values
 
     def _abandon(self, entry: _Open, error: BaseException) -> None:
-        """End one that is still open when telemetry ends."""
+        """End one that is still open when telemetry ends; a forked child leaves its parent's to it."""
+        if entry[_GENERATION] != entry[_READY].hot.generation:
+            return
         try:
             self._at_length(entry, error, max(0.0, entry[_READY].hot.now() - entry[_STARTED_S]))
         except Exception as fault:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 
 import crucible_otel as cx
 from tests.captured import Capture, listen
@@ -340,6 +342,34 @@ def test_the_name_has_what_is_known(capture: Capture, library: str, function: st
     with cx.call(library, function):
         pass
     assert [name] == [span.name for span in capture.spans]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_that_leaves_its_parents_call_is_outside_of_it(capture: Capture) -> None:
+    """It finds the context around the call again, and neither counts the call nor ends its span."""
+    capture.configure()
+    read, write = os.pipe()
+    with cx.stage("around"):
+        outside = trace.get_current_span()
+        left, kept = cx.call("numpy", "sum"), cx.call("numpy", "sum")
+        kept.__enter__()
+        left.__enter__()
+        if os.fork() == 0:
+            left.__exit__(None, None, None)
+            kept.__exit__(None, None, None)
+            told = trace.get_current_span() is outside
+            left.__enter__()
+            assert capture.telemetry is not None
+            capture.telemetry.shutdown(5)
+            os.write(write, repr((told, outcomes(capture), [span.name for span in capture.spans])).encode())
+            os._exit(0)
+        os.wait()
+        left.__exit__(None, None, None)
+        kept.__exit__(None, None, None)
+    once = {("cancellation", None): 1}
+    assert repr((True, once, ["call numpy.sum"])) == os.read(read, 1000).decode()
+    assert {("success", None): 2} == outcomes(capture)
+    assert ["call numpy.sum"] * 2 == [span.name for span in capture.spans if span.name != "run_stage around"]
 
 
 def test_handlers_get_both_ends(capture: Capture) -> None:
