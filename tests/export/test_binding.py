@@ -132,6 +132,12 @@ def replaced(provider: Any, reader: Any) -> None:
     provider._measurement_consumer.collect = lambda *args, **kwargs: None
 
 
+def taken(provider: Any, reader: Any) -> None:
+    """Let somebody else do just what we do."""
+    replaced(provider, reader)
+    reader._set_collect_callback(provider._measurement_consumer.collect)
+
+
 def without_storages(provider: Any, reader: Any) -> None:
     """Let the SDK keep its readers elsewhere."""
     del provider._measurement_consumer._reader_storages
@@ -155,7 +161,7 @@ def with_our_meter_disabled(provider: Any, reader: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [wrapped, replaced, without_storages, without_configuration, shut_down, with_our_meter_disabled]
+    "change", [wrapped, replaced, taken, without_storages, without_configuration, shut_down, with_our_meter_disabled]
 )
 def test_what_looks_different_is_left_alone(
     change: Callable[[Any, Any], None], caplog: pytest.LogCaptureFixture

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
+import subprocess
+import sys
 import threading
 import urllib.request
 import weakref
@@ -311,29 +314,32 @@ def test_data_that_cannot_be_read_costs_no_delta(
     assert ([2], 1) == (values_of(reader.get_metrics_data(), "test.steps"), route.faults.count)
 
 
-def test_who_collects_while_he_is_told_of_an_event_gets_the_rest(joining: Way) -> None:
-    """A fold emits events, and a handler may flush the application's provider: nothing hangs, nothing comes twice."""
-    source, summing = FakeSource(), Summing()
-    built = joining.build(source, summing)
+def test_who_collects_while_he_is_told_of_an_event_neither_hangs_nor_counts_twice(merging: Way) -> None:
+    """A fold emits events after the snapshot is taken, and a handler may flush the application's provider then."""
+    source, exporter = FakeSource(), KeepingExporter(preferred_temporality=DELTA)
+    built = merging.build(source, merging.pushing(source, exporter))
     built.provider.get_meter("application").create_counter("their.counter").add(1)
     source.add(STEPS, 2)
     snapshot, collections = source.snapshot, []
 
-    def collecting() -> Any:
+    def telling() -> Any:
+        taken = snapshot()
         if not collections:
             collections.append(1)
+            source.add(STEPS, 1)
+            built.provider.get_meter("application").create_counter("their.counter").add(1)
             built.provider.force_flush()
-        return snapshot()
+        return taken
 
-    source.snapshot = collecting  # type: ignore[method-assign]
-    thread = threading.Thread(target=summing.collect, daemon=True)
+    source.snapshot = telling  # type: ignore[method-assign]
+    thread = threading.Thread(target=built.provider.force_flush, daemon=True)
     thread.start()
     thread.join(30)
 
     assert not thread.is_alive()
-    source.add(STEPS, 1)
-    summing.collect()
-    assert {"test.steps": 3, "their.counter": 1} == summing.total
+    built.provider.force_flush()
+    assert [[2], [1]] == [values for data in exporter.exports if (values := values_of(data, "test.steps"))]
+    assert [[1], [1]] == [values for data in exporter.exports if (values := values_of(data, "their.counter"))]
 
 
 def test_a_closed_route_gives_the_readers_back() -> None:
@@ -443,7 +449,17 @@ def test_a_provider_that_was_shut_down_is_not_flushed(caplog: pytest.LogCaptureF
 
 
 class Vendor(metrics.MeterProvider):
-    """A provider of somebody else's make."""
+    """A provider of somebody else's make, and what its flush comes to."""
+
+    def __init__(self, flushed: object = None) -> None:
+        self.flushed, self.timeouts_ms = flushed, list[float]()
+
+    def force_flush(self, timeout_millis: float) -> object:
+        """Say how it went, or that it went wrong."""
+        self.timeouts_ms.append(timeout_millis)
+        if isinstance(self.flushed, Exception):
+            raise self.flushed
+        return self.flushed
 
     def get_meter(self, *args: Any, **kwargs: Any) -> metrics.Meter:
         """Return nothing useful."""
@@ -478,3 +494,65 @@ def test_our_own_provider_is_not_the_applications(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(metrics._internal, "_METER_PROVIDER", Own(shutdown_on_exit=False))
 
     assert None is foreign_meter_provider(Own)
+
+
+@pytest.mark.parametrize(
+    ("flushed", "good"), [(True, True), (None, True), (False, False), (OSError("gone"), False)], ids=str
+)
+def test_our_flush_is_as_good_as_that_of_a_provider_of_any_make(
+    flushed: object, good: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Within the time that is left, and without raising."""
+    provider = Vendor(flushed)
+    route = join(provider, FakeSource(), SPECS)
+
+    assert good == route.deliver(60)
+    assert isinstance(flushed, Exception) == route.faults.count
+    (timeout_ms,) = provider.timeouts_ms
+    assert 0 < timeout_ms <= 60_000
+
+
+AMID_A_MERGE = """
+import os, signal, threading
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from crucible_otel.export.joined import join
+from tests.export.collected import values_of
+from tests.export.fake_source import SPECS, STEPS, FakeSource
+source, reader = FakeSource(), InMemoryMetricReader()
+provider = MeterProvider([reader], shutdown_on_exit=False)
+route = join(provider, source, SPECS)
+source.add(STEPS, 5)
+merging, forked = threading.Event(), threading.Event()
+snapshot = source.snapshot
+def slow():
+    merging.set()
+    assert forked.wait(60)
+    return snapshot()
+source.snapshot = slow
+thread = threading.Thread(target=reader.collect)
+thread.start()
+assert merging.wait(60)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    forked.set()
+    source.restart()
+    source.add(STEPS, 2)
+    print(values_of(reader.get_metrics_data(), "test.steps"), flush=True)
+    os._exit(0)
+forked.set()
+thread.join()
+assert os.waitpid(child, 0) == (child, 0)
+print(values_of(reader.get_metrics_data(), "test.steps"))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_is_forked_amid_a_merge_collects() -> None:
+    """Our locks are its own; those of the SDK are not held at that time."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", AMID_A_MERGE], capture_output=True, timeout=120, check=True, text=True
+    )
+
+    assert "[2]\n[5]\n" == done.stdout
