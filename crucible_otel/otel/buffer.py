@@ -20,7 +20,7 @@ from crucible_otel.events.clock import Clock
 from crucible_otel.otel.limits import Limits
 from crucible_otel.otel.live import LiveSpan
 from crucible_otel.otel.record import Extra, Record, Shape
-from crucible_otel.otel.sampling import Sampling, Verdict, keeps
+from crucible_otel.otel.sampling import LOW_64, Sampling, Verdict, keeps
 from crucible_otel.otel.segments import Segment, Segments
 from crucible_otel.semconv.names import SEGMENT_NUMBER
 from crucible_otel.semconv.segment import SEGMENT_SPAN
@@ -68,7 +68,7 @@ class SpanBuffer:
         self._sampling = sampling if sampling is not None else Sampling()
         self._bound = round(rate * _ALL)
         self.hurry: Callable[[], object] = hurry if hurry is not None else _nothing
-        self._segments = Segments(most, self._ids, self._ended)
+        self._segments = Segments(most, self._segment_ids, self._ended)
         self._begin_anew()
         _BUFFERS.add(self)
 
@@ -159,6 +159,12 @@ class SpanBuffer:
 
     def _ids(self) -> tuple[int, int]:
         return self._bits(128) or 1, self._bits(64) or 1
+
+    def _segment_ids(self, trace_id: int) -> tuple[int, int]:
+        new_id, span_id = self._ids()
+        if type(self._sampling.local_sampled) is int:  # what is kept of the trace is to be kept of its segments
+            new_id = new_id & ~LOW_64 | trace_id & LOW_64
+        return new_id, span_id
 
     def _sampled_parent(self, parent: object) -> tuple[int, int, int]:
         """Return trace id, span id and flags of a parent whose children are all kept; zeros for any other.

@@ -10,7 +10,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 from opentelemetry.trace.span import TraceState
 
-_LOW_64 = 2**64 - 1
+LOW_64 = 2**64 - 1
+"""The half of a trace id that samplers by ratio look at."""
 
 Rule = bool | int | None
 """True keeps and False drops; a number keeps the trace ids whose low 64 bits are below it; None asks the sampler."""
@@ -65,4 +66,4 @@ class Sampling:
 
 def keeps(rule: bool | int, trace_id: int) -> bool:
     """Return what a rule that needs no asking says of a trace."""
-    return rule if isinstance(rule, bool) else trace_id & _LOW_64 < rule
+    return rule if isinstance(rule, bool) else trace_id & LOW_64 < rule

@@ -29,12 +29,25 @@ class Segment:
         taken: Counts the spans in it, its root included.
     """
 
-    __slots__ = ("number", "owner", "span_id", "start_ns", "taken", "trace_id")
+    __slots__ = ("_open", "number", "owner", "span_id", "start_ns", "taken", "trace_id")
 
     def __init__(self, trace_id: int, span_id: int, number: int, owner: SpanContext, start_ns: int) -> None:
         self.trace_id, self.span_id, self.number, self.owner = trace_id, span_id, number, owner
         self.start_ns = start_ns
         self.taken = count(2)
+        self._open = [True]
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes more spans."""
+        return bool(self._open)
+
+    def end_once(self) -> bool:
+        """Take the right to end it; True for the first caller only, whatever the thread."""
+        try:
+            return self._open.pop()
+        except IndexError:
+            return False
 
 
 class Segments:
@@ -42,11 +55,11 @@ class Segments:
 
     Args:
         most: Hot spans that a trace may have.
-        new_ids: Returns a trace id and a span id.
-        ended: Called with a segment that takes no more spans.
+        new_ids: Returns the trace id of a segment of this trace, and a span id.
+        ended: Called with a segment that takes no more spans, once.
     """
 
-    def __init__(self, most: int, new_ids: Callable[[], tuple[int, int]], ended: Callable[[Segment], None]) -> None:
+    def __init__(self, most: int, new_ids: Callable[[int], tuple[int, int]], ended: Callable[[Segment], None]) -> None:
         self._most, self._new_ids, self._ended = most, new_ids, ended
         self.forget()
 
@@ -71,39 +84,44 @@ class Segments:
         if next(taken) <= self._most:
             return None
         segment = self._of_owner.get((trace_id, parent_id))
-        if segment is not None and next(segment.taken) <= self._most:
+        if segment is not None and segment.open and next(segment.taken) <= self._most:
             return segment
         return self._next((trace_id, parent_id), owner, at_ns)
 
     def close(self) -> None:
         """End all segments; what comes later starts new ones."""
-        with self._lock:
-            segments, self._of_owner = self._of_owner, {}
-        for segment in segments.values():
-            self._ended(segment)
+        for segment in list(self._of_owner.values()):  # they stay, for their numbers
+            if segment.end_once():
+                self._ended(segment)
 
-    def _counter(self, trace_id: int) -> count[int]:
+    def _counter(self, trace_id: int, counter: count[int] | None = None) -> count[int]:
         with self._lock:
             if len(self._taken) >= _TRACES:
                 for old in sorted(self._taken, key=lambda known: _reached(self._taken[known]))[: _TRACES // 2]:
                     del self._taken[old]
-            return self._taken.setdefault(trace_id, count(1))
+            return self._taken.setdefault(trace_id, counter if counter is not None else count(1))
 
     def _next(self, key: tuple[int, int], owner: Callable[[], SpanContext], at_ns: int) -> Segment:
-        full = None
+        full = []
         with self._lock:
-            present = self._of_owner.get(key)
-            if present is not None and next(present.taken) <= self._most:  # another thread has made it meanwhile
-                return present
-            full = present
-            if full is None and len(self._of_owner) >= _TRACES:
-                full = self._of_owner.pop(next(iter(self._of_owner)))
-            made = Segment(*self._new_ids(), present.number + 1 if present is not None else 2, owner(), at_ns)
-            next(made.taken)
-            self._of_owner[key] = made
-            self._taken[made.trace_id] = made.taken
-        if full is not None:
-            self._ended(full)
+            while True:
+                present = self._of_owner.get(key)
+                if present is not None and present.open and next(present.taken) <= self._most:
+                    made = present  # another thread has made it meanwhile
+                    break
+                if present is not None:
+                    full.append(self._of_owner.pop(key, present))
+                elif len(self._of_owner) >= _TRACES:
+                    full.append(self._of_owner.pop(next(iter(self._of_owner))))
+                number = present.number + 1 if present is not None else 2
+                made = Segment(*self._new_ids(key[0]), number, owner(), at_ns)
+                if self._of_owner.setdefault(key, made) is made:  # unless a signal handler was faster
+                    next(made.taken)
+                    self._counter(made.trace_id, made.taken)
+                    break
+        for segment in full:
+            if segment.end_once():
+                self._ended(segment)
         return made
 
 
