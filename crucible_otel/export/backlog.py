@@ -97,19 +97,14 @@ class Backlog:
             self._late += 1
             return False
         size = size_of(item)
-        if (
-            self._bytes_in - self._bytes_done + size > self._max_bytes
-            or self._items_in - self._items_taken >= self._max_items
-        ):
+        waiting = self._items_in - self._items_taken
+        if waiting >= self._max_items or self._bytes_in - self._bytes_done + size > self._max_bytes:
             self._full += 1
             return False
         self._bytes_in += size
         self._items_in += 1
         self._entries.append((size, 0, item))
-        return (
-            self._bytes_in - self._bytes_taken >= self._full_bytes
-            or self._items_in - self._items_taken >= self._full_items
-        )
+        return waiting + 1 >= self._full_items or self._bytes_in - self._bytes_taken >= self._full_bytes
 
     def extend(self, items: Sequence[Any], pace: Pace | None = None, *, late: bool = False) -> int:
         """Add many items; what does not fit is dropped and counted.

@@ -66,9 +66,10 @@ def _of_log(record: Any) -> int:
 def _of_attributes(attributes: Mapping[str, Any] | None) -> int:
     if not attributes:
         return 0
-    size = 0
-    for value in attributes.values():
-        size += _ATTRIBUTE_BYTES
+    # The SDK's mappings take a lock for each item that is read, and none to be copied.
+    values = attributes.copy() if hasattr(attributes, "copy") else attributes
+    size = len(values) * _ATTRIBUTE_BYTES
+    for value in values.values():
         if isinstance(value, (str, bytes)):
             size += len(value)
         elif isinstance(value, (tuple, list)):
