@@ -292,7 +292,9 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
     bus.on_failure = projection.handler_failed
     bus.on_change(engine.rearm)
     new.operations = projection.hot_operations(
-        pipeline.traces.hot_spans(settings, new.clock), slow_s=settings.slow_call_threshold_ms / 1000
+        pipeline.traces.hot_spans(settings, new.clock),
+        slow_s=settings.slow_call_threshold_ms / 1000,
+        step_rate=settings.step_sample_rate,
     )
     new.owner = telemetry = Telemetry(settings, new, pipeline)
     install(new)

@@ -20,6 +20,7 @@ from crucible_otel.semconv.training import NONFINITE_EVENT
 if TYPE_CHECKING:
     from crucible_otel.otel.engine import Engine
     from crucible_otel.otel.group import Group
+    from crucible_otel.otel.record_spans import RecordSpans
 
 
 class Family:
@@ -37,6 +38,7 @@ class Family:
         labels: The fields whose values are the attributes of its series, in order, with what makes these of them.
         timed: Names of the columns that are durations: seconds here, nanoseconds on the bus.
         interval_s: Least time between two log events of a handle.
+        spans: Makes spans of its records; None when none of them gets one. To be set before the first handle is made.
     """
 
     def __init__(self, spec: EventSpec, group: Group, engine: Engine, limit: int) -> None:
@@ -62,6 +64,7 @@ class Family:
         self.timed = frozenset(field.name for field in spec.fields if field.unit == "ns") & {*self.columns}
         fields = {field.attribute: field.name for field in spec.fields if field.attribute}
         self.labels = tuple((fields[name], labelling(fields[name])) for name in group.attributes)
+        self.spans: RecordSpans | None = None
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._build: Callable[..., Any] | None = None
 
@@ -83,9 +86,9 @@ class Family:
         """Return the recording functions of an owner."""
         if self._build is None:  # not before it is needed: most programs use few of the families
             extra = self._further[0].field if self._further else "None"
-            now = self._engine.clock.now
+            now, span = self._engine.clock.now, self.spans.make if self.spans is not None else None
             self._build = generate(
-                self.spec, self.columns, extra, buffer=self.buffer, limit=self.full, now=now, fold=self.fold
+                self.spec, self.columns, extra, buffer=self.buffer, limit=self.full, now=now, fold=self.fold, span=span
             )
         return self._build(owner, slow)
 

@@ -35,6 +35,7 @@ def build(owner, slow):
                 fold()
         else:
             slow(at, {columns}, {extra})
+        {span}
     def commit(at, {positional}):
         if at < due{guards}:
             extend((owner, {columns}))
@@ -42,6 +43,7 @@ def build(owner, slow):
                 fold()
         else:
             slow(at, {columns}, {extra})
+        {span}
     def mark():
         nonlocal last
         last = now()
@@ -61,6 +63,7 @@ def generate(
     limit: int,
     now: Callable[[], float],
     fold: Callable[[], None],
+    span: Callable[..., None] | None = None,
 ) -> Callable[..., Any]:
     """Compile the recording functions of a hot event.
 
@@ -74,6 +77,7 @@ def generate(
         limit: Its length at which it is folded.
         now: The monotonic clock.
         fold: Folds it.
+        span: ``span(owner, *columns)`` makes a span of a record; None when none of them gets one.
     """
     interval = spec.timing == "interval"
     totals = {feed.field for feed in spec.feeds if feed.how == "sum"}
@@ -87,13 +91,14 @@ def generate(
         columns=", ".join(columns),
         positional=", ".join([*columns, *(f"{name}=None" for name in maps)]),
         extra=extra,
+        span=f"span(owner, {', '.join(columns)})" if span is not None else "",
         limit=limit,
         guards="".join(f" and {name} is None" for name in maps)
         + "".join(f" and (type({name}) is float or {name} is None)" for name in spec.graphs),
     )
     shared: dict[str, Any] = {
         "INFINITY": math.inf, "buffer": buffer, "extend": buffer.extend, "now": now, "fold": fold,
-        "len": len, "type": type, "float": float,
+        "len": len, "type": type, "float": float, "span": span,
     }  # fmt: skip
     build: Callable[..., Any] = baked(code, f"<{spec.name}>", shared)["build"]
     return build
@@ -159,7 +164,7 @@ class Handle:
         self._due(-math.inf)
 
     def _due(self, at_s: float) -> None:
-        self.due_s = at_s
+        self.due_s = at_s if self._family.spans is None else -math.inf  # a span is made by `commit`
         self._arm(at_s)
 
     def direct(self) -> tuple[list[Any], int, Callable[[], None]]:

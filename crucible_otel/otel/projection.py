@@ -27,6 +27,7 @@ from crucible_otel.otel.labels import label
 from crucible_otel.otel.naming import named
 from crucible_otel.otel.operations import HotOperation, HotSpans
 from crucible_otel.otel.parts import divide
+from crucible_otel.otel.record_spans import RecordSpans
 from crucible_otel.otel.values import spelled
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Severity
@@ -71,18 +72,22 @@ class TelemetryProjection:
         engine.report = self.report
         self.hot_ends: Mapping[str, HotOperation] = {}
 
-    def hot_operations(self, spans: HotSpans | None, *, slow_s: float) -> Mapping[str, HotOperation]:
+    def hot_operations(
+        self, spans: HotSpans | None, *, slow_s: float, step_rate: float = 0.0
+    ) -> Mapping[str, HotOperation]:
         """Return the hot operations, whose spans go to a buffer.
 
         Args:
             spans: Has the buffer; None when the provider is the application's, which makes the spans then.
             slow_s: From which duration on a span is kept whatever the rate says.
+            step_rate: Share of the records of hot events with a span, such as training steps, that get one.
         """
+        buffer = spans.buffer if spans is not None else None
         made = {
             operation.name: HotOperation(
                 operation,
                 self._engine,
-                buffer=spans.buffer if spans is not None else None,
+                buffer=buffer,
                 tracer=self._tracer,
                 wants=self._bus.wants,
                 refused=self._count,
@@ -94,8 +99,20 @@ class TelemetryProjection:
         for each in made.values():
             self._bus.on_change(each.rearm)
         self.hot_ends = {event: each for each in made.values() for event in each.events}
+        recorded = []
+        for family in self._engine.families.values() if step_rate > 0.0 else ():
+            if family.spec.span:
+                family.spans = RecordSpans(
+                    family.spec,
+                    family.columns,
+                    clock=self._engine.clock,
+                    rate=step_rate,
+                    buffer=buffer,
+                    tracer=self._tracer,
+                )
+                recorded.append(family.spans)
         if spans is not None:
-            spans.on_give_way = functools.partial(_give_way, tuple(made.values()))
+            spans.on_give_way = functools.partial(_give_way, (*made.values(), *recorded))
         return made
 
     # -- what the runtime calls --------------------------------------------------------------------------------------
@@ -315,6 +332,6 @@ class TelemetryProjection:
             self._engine.update(REFUSED, "sum", ("dropped",), refusals.dropped)
 
 
-def _give_way(operations: Iterable[HotOperation]) -> None:
+def _give_way(operations: Iterable[HotOperation | RecordSpans]) -> None:
     for each in operations:
         each.give_way()

@@ -130,7 +130,8 @@ class Event:
         sequence: Of a hot event: the field that numbers it. The same number again is merged, a lower one is a rewind.
         graphs: Of a hot event: the fields whose values may carry an autograd graph, which must not be kept.
         logged: Whether it becomes a log event.
-        span: Of a point that carries a ``duration``: template of the name of the span it becomes after the fact.
+        span: Of a point that carries a ``duration``: template of the name of the span it becomes after the fact; of a
+            hot one those do that are sampled.
         parts: Of an end: measurements that are parts of its ``duration``; together they are no more than that.
         rest: The measurement that says how much of the duration no part accounts for.
     """

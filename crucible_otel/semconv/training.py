@@ -187,6 +187,7 @@ STEP_EVENT: Final = Event(
     timing="interval",
     sequence="step",
     graphs=("loss",),
+    span="train_step",
     fields=(
         Field(
             name="duration",
