@@ -55,7 +55,7 @@ SOURCES: Final[Mapping[str, tuple[object, ...]]] = {
     gpu.ENERGY.name: (83, "nvmlDeviceGetTotalEnergyConsumption"),
     gpu.TEMPERATURE.name: ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature", 82),
     gpu.TEMPERATURE_LIMIT.name: tuple(("nvmlDeviceGetTemperatureThreshold", kind) for kind in range(4)),
-    gpu.FAN_SPEED.name: ("nvmlDeviceGetNumFans",),
+    gpu.FAN_SPEED.name: ("nvmlDeviceGetNumFans", *(("nvmlDeviceGetFanSpeed_v2", fan) for fan in range(8))),
     gpu.ERRORS.name: (3, 4, 94),
     gpu.CLOCK_SPEED.name: tuple(("nvmlDeviceGetClockInfo", kind) for kind in range(4)),
     gpu.CLOCK_LIMIT.name: tuple(("nvmlDeviceGetMaxClockInfo", kind) for kind in range(4)),

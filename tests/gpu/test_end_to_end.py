@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gpu_check import SOURCES
 from crucible_otel.semconv import gpu
 from crucible_otel.testing import OtlpReceiver
 from tests.gpu.fakes import eventually
@@ -171,62 +174,94 @@ def test_mig_instances_are_devices_with_a_parent(tmp_path: Path, receiver: OtlpR
     assert {} == stub.misuse()
 
 
-READS = [
-    "nvmlDeviceGetFieldValues", "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetMemoryInfo*",
-    "nvmlDeviceGetTemperature*",
-    "nvmlDeviceGetClockInfo", "nvmlDeviceGetCurrentClocks*", "nvmlGpm*", "nvmlDeviceGetComputeRunningProcesses*",
-    "nvmlDeviceGetEncoderUtilization", "nvmlDeviceGetDecoderUtilization", "nvmlDeviceGetMaxClockInfo",
-    "nvmlDeviceGetCurrPcieLink*", "nvmlDeviceGetTemperatureThreshold", "nvmlEventSetWait*", "nvmlEventSetCreate",
-    "nvmlDeviceGetMigMode", "nvmlDeviceGetSerial", "nvmlDeviceGetPciInfo*", "nvmlDeviceGetName", "field.83", "gpm.2",
-]  # fmt: skip
-
-ERRORS = ("NOT_SUPPORTED", "NO_PERMISSION", "FUNCTION_NOT_FOUND", "UNKNOWN", "TIMEOUT")
+ERRORS = ("NOT_SUPPORTED", "NO_PERMISSION", "TIMEOUT")
+"""Two that stay, one that passes."""
 
 READ_ALL = """
-import sys
+import json, sys
 from pathlib import Path
 from crucible_otel.gpu.nvml import NvmlBackend
 from crucible_otel.gpu.ownership import Ownership
 from crucible_otel.gpu.instruments import observations
 from crucible_otel.gpu.watch import Watch
-from tests.gpu.stub import Stub
+from tests.gpu.stub import SCENARIOS, Stub
 
-reads = {reads!r}
-for error in {errors!r}:
-    for read in ["", *reads]:
-        stub = Stub(Path(sys.argv[1]) / f"{{error}}-{{reads.index(read) if read else -1}}", "h100x8")
-        stub.add("gpus = 1")
-        if read:
-            stub.add(f"error {{read}} {{error}}")
-        with stub.loaded():
-            backend = NvmlBackend()
-            backend.open()
-            watch = Watch(backend, Ownership(None), on_lost=print, on_fault=print, environ={{}})
-            watch.tick(0.0, 0)
-            found = {{name for name, points in observations(watch.tick(100.0, 0)).items() if points}}
-            backend.close()
-        print(error, read or "-", len(found), bool(stub.misuse()), flush=True)
+def read(folder, scenario, *lines):
+    text = (SCENARIOS / f"{{scenario}}.nvml").read_text()
+    stub = Stub(Path(sys.argv[1]) / folder, "\\n".join((text, *lines, "")))
+    with stub.loaded():
+        backend = NvmlBackend()
+        backend.open()
+        watch = Watch(backend, Ownership(None), on_lost=print, on_fault=print, environ={{}}, wanted=("all",))
+        watch.tick(0.0, 0)
+        found = {{name for name, points in observations(watch.tick(100.0, 0)).items() if points}}
+        backend.close()
+    assert not stub.misuse(), (lines, stub.misuse())
+    return stub, found
+
+older = ("gpus = 1", *(f"gpu 0 field.{{each}} = !NOT_SUPPORTED" for each in (83, 185, 186, 190)), {older!r})
+for name, scenario, *lines in (
+    ("h100", "h100x8", "gpus = 1"), ("mig", "a100_mig"), ("geforce", "geforce"), ("older", "h100x8", *older)
+):
+    stub, whole = read(name, scenario, *lines)
+    for call in stub.called():
+        missing = set()
+        for error in () if call in {start!r} else {errors!r} if name == "h100" else ("UNKNOWN",):
+            _, found = read(f"{{name}}-{{call}}-{{error}}", scenario, *lines, f"error {{call}} {{error}}")
+            missing |= whole - found
+        print(json.dumps([name, call, sorted(missing)]), flush=True)
 """
+OLDER = (
+    "system without = nvmlDeviceGetMemoryInfo_v2, nvmlDeviceGetTemperatureV, nvmlDeviceGetCurrentClocksEventReasons, "
+    "nvmlDeviceGetComputeRunningProcesses_v3"
+)
+START = ("nvmlInitWithFlags", "nvmlShutdown", "nvmlErrorString")
+"""Without these nothing begins or ends; how that is said is tested elsewhere."""
+FIND = {"nvmlDeviceGetCount_v2", "nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetUUID"}
+"""Without these there is no device."""
+
+
+PARTS = {"nvmlDeviceGetMigMode", "nvmlDeviceGetMaxMigDeviceCount", "nvmlDeviceGetMigDeviceHandleByIndex"}
+"""Without these there are no instances, which alone have the processes of a divided GPU."""
+
+
+def sources(call: str) -> set[str]:
+    """Return the metrics that a call may take with it."""
+    if call in PARTS:
+        return {gpu.PROCESS_MEMORY.name}
+    if call == "nvmlDeviceGetFieldValues":
+        return {name for name, keys in SOURCES.items() if any(isinstance(key, int) for key in keys)}
+    if call.startswith("nvmlGpm"):
+        return {name for name, keys in SOURCES.items() if ("gpm", None) in keys}
+    wanted = int(call.partition(".")[2]) if call.startswith("field.") else call
+    return {
+        name
+        for name, keys in SOURCES.items()
+        if any(key == wanted or (isinstance(key, tuple) and key[0] == wanted) for key in keys)
+    }
 
 
 def test_no_failing_call_takes_another_with_it(tmp_path: Path) -> None:
-    """Each call with each error: only its own metrics are missing, and the rest is there."""
-    (tmp_path / "program.py").write_text(READ_ALL.format(reads=READS, errors=ERRORS))
-    ended = run(f"import sys; sys.argv = ['', {str(tmp_path)!r}]; exec(open({str(tmp_path / 'program.py')!r}).read())")
-    found = [line.split() for line in ended.output]
-    whole = int(found[0][2])
-    missing = {(error, read): whole - int(count) for error, read, count, _ in found}
+    """Each call that is made and each field, with each error: only metrics that come from it are missing."""
+    code = READ_ALL.format(errors=ERRORS, start=START, older=OLDER)
+    (tmp_path / "program.py").write_text(code)
+    source = f"import sys; sys.argv = ['', {str(tmp_path)!r}]; exec(open({str(tmp_path / 'program.py')!r}).read())"
+    with Program(source) as program:
+        found = [json.loads(line) for line in iter(program.line, "")]
+        assert 0 == program.end().code
+    calls = {call for _, call, _ in found}
 
-    assert 5 * (1 + len(READS)) == len(found)
-    assert {"False"} == {misuse for *_, misuse in found}
-    assert {0} == {count for (_, read), count in missing.items() if read == "-"}
-    # Six metrics have no source but the fields, four none but GPM, memory is behind three.
-    assert {"nvmlDeviceGetFieldValues": 6, "nvmlGpm*": 4, "nvmlDeviceGetMemoryInfo*": 3} == {
-        read: count for (error, read), count in missing.items() if error == "NOT_SUPPORTED" and count > 2
-    }
-    assert {read: {missing["NOT_SUPPORTED", read]} for read in READS} == {
-        read: {missing[error, read] for error in ERRORS} for read in READS
-    }
+    assert {"nvmlDeviceGetFieldValues", "nvmlGpmMetricsGet", "nvmlDeviceGetPowerUsage", "field.83"} <= calls
+    assert len(calls) > 60
+    assert [] == [each for each in found if each[1] not in FIND and not set(each[2]) <= sources(each[1])]
+    taken = {(name, call): len(missing) for name, call, missing in found}
+    # Four metrics have no other source than GPM; without its devices a machine has none.
+    assert 4 == taken["h100", "nvmlGpmMetricsGet"]
+    assert all(taken["h100", call] > 20 for call in FIND)
+    # What has two sources is missing only where the other is too.
+    assert 0 == taken["h100", "nvmlDeviceGetMemoryInfo_v2"] == taken["h100", "nvmlDeviceGetTemperatureV"]
+    assert 3 == taken["older", "nvmlDeviceGetMemoryInfo"]
+    assert 1 == taken["older", "nvmlDeviceGetPowerUsage"] == taken["older", "nvmlDeviceGetTotalEnergyConsumption"]
 
 
 def test_what_is_not_supported_is_asked_once(tmp_path: Path, receiver: OtlpReceiver) -> None:
@@ -313,6 +348,44 @@ def test_ranks_report_each_device_once_and_take_over(tmp_path: Path, receiver: O
             assert 0 == second.end().code
 
     assert ["0"] == alone
+
+
+TICKS = """
+import sys, threading
+import crucible_otel as cx
+from crucible_otel.gpu import shared
+telemetry = cx.configure()
+before, told = None, threading.Thread(target=sys.stdin.readline)
+told.start()
+while told.is_alive():
+    snapshot = shared.sampler().snapshot
+    if snapshot is not before and snapshot.devices:
+        print(snapshot.taken_ns, *(int(state.owned) for state in snapshot.devices), flush=True)
+        before = snapshot
+    told.join(0.005)
+"""
+"""Says of every sample when it was taken and which devices the process reports, until it gets a line."""
+
+
+def test_a_device_is_taken_over_within_two_intervals(tmp_path: Path, receiver: OtlpReceiver) -> None:
+    """Of the samples that begin after the owner was killed, the second at the latest has its devices."""
+    stub = Stub(tmp_path / "nvml", "h100x8")
+    environ = sampling(stub, receiver)
+    with Program(TICKS, environ) as first:
+        assert "1" * 8 == "".join(first.line().split()[1:])
+        with Program(TICKS, environ) as second:
+            assert "0" * 8 == "".join(second.line().split()[1:])
+            os.kill(first.pid, 9)
+            first.end()
+            killed_ns = time.time_ns()
+            after = []
+            while len(after) < 2:
+                taken_ns, *owned = map(int, second.line().split())
+                after += [owned] if taken_ns > killed_ns else []
+            second.say()
+            assert 0 == second.end().code
+
+    assert [1] * 8 == after[1]
 
 
 ENERGY = """

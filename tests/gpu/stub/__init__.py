@@ -200,6 +200,18 @@ class Stub:
             return self._read(name, TOTAL)
         return self._read(name, SLOTS + gpu * (INSTANCES + 1) + (0 if mig is None else 1 + mig))
 
+    def called(self) -> list[str]:
+        """Return the functions and fields (``field.83``) that were asked for."""
+        with self.calls_path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as counters:
+            _, functions, fields, columns, name_size = HEADER.unpack_from(counters, 0)
+            rows = HEADER.size + functions * name_size
+            names = [*_names(counters, functions, name_size), *(f"field.{number}" for number in range(fields))]
+            return [
+                name
+                for row, name in enumerate(names)
+                if struct.unpack_from("=Q", counters, rows + row * columns * 8)[0] and not name.startswith("misuse_")
+            ]
+
     def running(self, name: str) -> int:
         """Return how many calls of a function have begun and not returned."""
         return max(0, self._read(name, TOTAL) - self._read(name, FINISHED))
@@ -220,12 +232,13 @@ class Stub:
                 row = functions + int(name.removeprefix("field."))
                 assert row < functions + fields, name
             else:
-                names = [
-                    counters[start : start + name_size].rstrip(b"\0").decode()
-                    for start in range(HEADER.size, rows, name_size)
-                ]
-                row = names.index(name)
+                row = _names(counters, functions, name_size).index(name)
             return int(struct.unpack_from("=Q", counters, rows + (row * columns + column) * 8)[0])
+
+
+def _names(counters: mmap.mmap, functions: int, name_size: int) -> list[str]:
+    starts = range(HEADER.size, HEADER.size + functions * name_size, name_size)
+    return [counters[start : start + name_size].rstrip(b"\0").decode() for start in starts]
 
 
 def _preload(path: Path) -> None:
