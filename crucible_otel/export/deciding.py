@@ -57,6 +57,7 @@ def _rule(sampler: Any) -> Rule:
 
 
 def _is_built_in(sampler: Any, kind: type) -> bool:
-    """Return whether a sampler decides as one of the SDK's does: its class overrides nothing of it."""
-    of = type(sampler)
-    return isinstance(sampler, kind) and of.should_sample is kind.should_sample  # type: ignore[attr-defined]
+    """Return whether a sampler decides as one of the SDK's does: nothing of that is overridden."""
+    if not isinstance(sampler, kind) or "should_sample" in vars(sampler):
+        return False
+    return type(sampler).should_sample is kind.should_sample  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry import trace
@@ -226,9 +226,8 @@ class SpanBuffer:
                 above.is_remote or above.trace_state or verdict.trace_state or above.trace_flags != span.flags
             ):
                 span.more().parent = above
-        known: Mapping[str, Any] = span.shape.attributes
-        if verdict.attributes is not known:
-            span.set_attributes({name: value for name, value in verdict.attributes.items() if known.get(name) != value})
+        if verdict.attributes != span.shape.attributes:
+            span.begin_with(verdict.attributes)
 
     def _ended(self, segment: Segment) -> None:
         extra = Extra()

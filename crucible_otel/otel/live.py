@@ -132,6 +132,11 @@ class LiveSpan(Span):
             extra = self.__dict__.setdefault("extra", Extra())
         return extra
 
+    def begin_with(self, attributes: Mapping[str, Any]) -> None:
+        """Have it begin with other attributes than its shape's."""
+        limits = self._buffer.limits
+        self.more().attributes = limits.bounded(attributes, limits.attributes)
+
     def finish(self, end_ns: int, shape: Shape, values: tuple[Any, ...], more: Mapping[str, Any] | None = None) -> None:
         """End it, once.
 
