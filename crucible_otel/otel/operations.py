@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from opentelemetry.context import Context
@@ -25,6 +25,7 @@ from crucible_otel.otel.labelling import sources
 from crucible_otel.otel.labels import label
 from crucible_otel.otel.live import LiveSpan
 from crucible_otel.otel.naming import named
+from crucible_otel.otel.parts import divide
 from crucible_otel.otel.record import Shape
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Feed, Field, Operation
@@ -44,15 +45,28 @@ KINDS: Mapping[str, SpanKind] = {
 }  # fmt: skip
 
 _VALUES = """
-def values(get):
+def values(get, duration):
+    {read}
+    {rest}
     return ({values},)
 """
+_REST = """{name} = None
+    if {any_told}:
+        {name} = duration{parts}
+        if {name} < 0:
+            return None
+"""
 _ROW = """
-def bind(commit):
-    def plain(at, duration):
-        commit(at, {plain})
-    def told(at, duration, values):
-        commit(at, {told})
+def bind(owner, extend, buffer, full, fold):
+    def plain(duration):
+        extend((owner, {plain}))
+        if len(buffer) >= full:
+            fold()
+    def told(duration, values):
+        {values} = values
+        extend((owner, {told}))
+        if len(buffer) >= full:
+            fold()
     return plain, told
 """
 
@@ -78,8 +92,8 @@ class Prepared(NamedTuple):
         metadata: What its start event says.
         start: What its span starts with.
         stop: What its span is when it ended well.
-        plain: ``plain(at_s, duration_s)`` for each of its records, to be put when nothing else was measured.
-        told: ``told(at_s, duration_s, values)`` for each, when something was.
+        plain: ``plain(duration_s)`` for each of its records, to be put when nothing else was measured.
+        told: ``told(duration_s, values)`` for each, when something was.
         gauges: ``set(get)`` for each gauge that an end without exception sets.
     """
 
@@ -88,8 +102,8 @@ class Prepared(NamedTuple):
     metadata: Mapping[str, Any]
     start: Shape
     stop: Shape
-    plain: tuple[Callable[[float, float], None], ...]
-    told: tuple[Callable[[float, float, Values], None], ...]
+    plain: tuple[Callable[[float], None], ...]
+    told: tuple[Callable[[float, Values], None], ...]
     gauges: tuple[Callable[[Callable[[str], Any]], None], ...]
 
 
@@ -107,7 +121,6 @@ class HotOperation:
 
     Attributes:
         direct: Whether nobody listens to its events.
-        values: ``values(get)`` returns what was measured, when ``get(field)`` says it in the event's units.
         events: The names of the events that feed its metrics.
         running: What is open: the id of the context inside it -> the entry of whoever opened it.
         generation: Another one in a forked child.
@@ -131,7 +144,7 @@ class HotOperation:
         self._fed = tuple(frozenset(_fed_by(spec)) for spec in operation.hot)
         self.events = frozenset().union(*self._fed)
         told = [field for field in operation.stop.fields if field.measurement and field.attribute]
-        self.values = _values(told)
+        self._values = _values(operation.stop, told)
         self._value_names = tuple(field.attribute for field in told)
         self._rows = tuple(_row(family, told) for family in self._families)
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
@@ -158,6 +171,19 @@ class HotOperation:
             except KeyError:  # another thread's end was faster
                 return
             entry[0]._abandon(entry, error)
+
+    def values(self, measured: dict[str, Any], duration_ns: int) -> tuple[Values, bool]:
+        """Return what was measured in the order of the fields, and whether something had to be cut for it.
+
+        Args:
+            measured: By field name, in the event's units.
+            duration_ns: How long it took altogether, in nanoseconds.
+        """
+        found = self._values(measured.get, duration_ns)
+        if found is not None:
+            return found, False
+        divide(self.operation.stop, measured, duration_ns)  # the parts are longer than the whole
+        return self._values(measured.get, duration_ns) or (), True
 
     # -- making one --------------------------------------------------------------------------------------------------
 
@@ -222,7 +248,9 @@ class HotOperation:
         for spec, family, bind in zip(operation.hot, self._families, self._rows, strict=True):
             known = {**event.metadata, RESULT_FIELD: _SUCCESS}
             labels = tuple([read(known.get(each)) for each, read in family.labels])
-            adapted.append(bind(self._engine.bound(spec, labels, silent=True).commit))
+            handle = self._engine.bound(spec, labels, silent=True)
+            buffer, full, fold = handle.direct()  # as nobody is told of such a record, and no log speaks of it
+            adapted.append(bind(handle.owner, buffer.extend, buffer, full, fold))
         return Prepared(
             self,
             inherited,
@@ -270,32 +298,38 @@ def finish(prepared: Prepared, span: Span, end_ns: int, values: Values, more: Ma
     span.end(end_time=end_ns)
 
 
-def _values(told: Iterable[Field]) -> Callable[[Callable[[str], Any]], Values]:
-    """Compile what puts measurements in the order of their fields."""
+def _values(stop: EventSpec, told: Sequence[Field]) -> Callable[[Callable[[str], Any], int], Values | None]:
+    """Compile what puts measurements in the order of their fields, with what the parts leave of the duration."""
+    read = [f"{field.name} = get({field.name!r})" for field in told if field.name != stop.rest]
+    rest = ""
+    if stop.rest:
+        rest = _REST.format(
+            name=stop.rest,
+            any_told=" or ".join(f"{part} is not None" for part in stop.parts),
+            parts="".join(f" - ({part} or 0)" for part in stop.parts),
+        )
     texts = (
-        f"None if (value := get({field.name!r})) is None else value * 1e-9"
-        if field.unit == "ns"
-        else f"get({field.name!r})"
-        for field in told
+        f"None if {field.name} is None else {field.name} * 1e-9" if field.unit == "ns" else field.name for field in told
     )
     scope: dict[str, Any] = {}
-    exec(_VALUES.format(values=", ".join(texts)), scope)
-    values: Callable[[Callable[[str], Any]], Values] = scope["values"]
+    exec(_VALUES.format(read="; ".join(read), rest=rest, values=", ".join(texts)), scope)
+    values: Callable[[Callable[[str], Any], int], Values | None] = scope["values"]
     return values
 
 
-def _row(family: Family, told: Iterable[Field]) -> Callable[[Callable[..., None]], Any]:
+def _row(family: Family, told: Sequence[Field]) -> Callable[..., Any]:
     """Compile what makes a family's record of a duration and values."""
-    totals, places = _totals(family), {field.name: place for place, field in enumerate(told)}
+    totals, named_values = _totals(family), {field.name for field in told}
     nothing = {name: "0" if name in totals else "None" for name in family.columns}
     plain = [name if name == "duration" else nothing[name] for name in family.columns]
     rows = [
-        f"values[{places[name]}]{' or 0' if name in totals else ''}" if name in places else text
+        f"{name} or 0" if name in totals else name if name in named_values else text
         for name, text in zip(family.columns, plain, strict=True)
     ]
     scope: dict[str, Any] = {}
-    exec(_ROW.format(plain=", ".join(plain), told=", ".join(rows)), scope)
-    bind: Callable[[Callable[..., None]], Any] = scope["bind"]
+    values = "".join(f"{field.name}, " for field in told)
+    exec(_ROW.format(plain=", ".join(plain), told=", ".join(rows), values=values), scope)
+    bind: Callable[..., Any] = scope["bind"]
     return bind
 
 

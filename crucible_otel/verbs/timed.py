@@ -14,7 +14,6 @@ from crucible_otel.events.sanitize import Refusals, attribute
 from crucible_otel.events.scope import NOTHING, Scope, in_context
 from crucible_otel.otel.buffer import SPAN_KEY, THINNED
 from crucible_otel.otel.operations import HotOperation, Prepared, Values, finish
-from crucible_otel.otel.parts import divide
 from crucible_otel.verbs.managed import Managed
 
 _SECOND_NS = 1e9
@@ -108,7 +107,7 @@ class Timed(Managed):
             ready = self._prepare(hot, inherited)
         duration_s = duration_ns * 1e-9
         for put in ready.told:
-            put(0.0, duration_s, values)  # nothing of it is rate-limited, so its time does not matter
+            put(duration_s, values)
         end_ns = hot.time_ns()
         hot.leaf(ready, context, end_ns - duration_ns, end_ns, values)
         return True
@@ -118,9 +117,10 @@ class Timed(Managed):
         hot = runtime().operations.get(self._operation.name)
         if hot is None or not hot.direct:
             return False
-        if divide(self._operation.stop, measured, duration_ns):
+        values, cut = hot.values(measured, duration_ns)
+        if cut:
             runtime().projection.refused()  # type: ignore[union-attr]
-        return self._leaf(duration_ns, hot.values(measured.get))
+        return self._leaf(duration_ns, values)
 
     def _prepare(self, hot: HotOperation, inherited: Mapping[str, Any]) -> Prepared:
         ready = self._ready = hot.prepare(self.fields, inherited)
@@ -173,10 +173,10 @@ class Timed(Managed):
             self._told(duration_ns)
             values: Values = ()
             if self._measurements:
-                values = self._put(current, ready, started_s + duration_s, duration_s, duration_ns)
+                values = self._put(current, ready, duration_s, duration_ns)
             else:
                 for put in ready.plain:
-                    put(started_s + duration_s, duration_s)
+                    put(duration_s)
             if span is THINNED:
                 slow = duration_s >= hot.slow_s
                 span = hot.start(ready.start, outside, started_ns, kept=True) if slow else None
@@ -189,14 +189,14 @@ class Timed(Managed):
             if self._measurements or self._yields or self._result:
                 self._measurements, self._yields, self._result = {}, {}, ""
 
-    def _put(self, current: Runtime, ready: Prepared, at_s: float, duration_s: float, duration_ns: int) -> Values:
+    def _put(self, current: Runtime, ready: Prepared, duration_s: float, duration_ns: int) -> Values:
         """Put the records of one of which something was measured; return what."""
-        measured, stop = self._measurements, self._operation.stop
-        if stop.parts and divide(stop, measured, duration_ns):
+        measured = self._measurements
+        values, cut = ready.hot.values(measured, duration_ns)
+        if cut:
             current.projection.refused()  # type: ignore[union-attr]
-        values = ready.hot.values(measured.get)
         for put in ready.told:
-            put(at_s, duration_s, values)
+            put(duration_s, values)
         for set_gauge in ready.gauges:
             set_gauge(measured.get)
         return values
