@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu_check import SOURCES
+from crucible_otel.gpu.nvml import NvmlBackend
+from crucible_otel.gpu.ownership import Ownership
+from crucible_otel.gpu.watch import Watch
 from crucible_otel.semconv import gpu
 from crucible_otel.testing import OtlpReceiver
 from tests.gpu.fakes import eventually
@@ -262,6 +265,23 @@ def test_no_failing_call_takes_another_with_it(tmp_path: Path) -> None:
     assert 0 == taken["h100", "nvmlDeviceGetMemoryInfo_v2"] == taken["h100", "nvmlDeviceGetTemperatureV"]
     assert 3 == taken["older", "nvmlDeviceGetMemoryInfo"]
     assert 1 == taken["older", "nvmlDeviceGetPowerUsage"] == taken["older", "nvmlDeviceGetTotalEnergyConsumption"]
+
+
+def test_what_was_made_for_the_devices_is_freed(tmp_path: Path) -> None:
+    """Samples of GPM and sets of events, also when the devices are asked for again."""
+    stub = Stub(tmp_path / "nvml", "h100x8")
+    with stub.loaded():
+        backend = NvmlBackend()
+        backend.open()
+        for _ in range(2):
+            watch = Watch(backend, Ownership(None), on_lost=print, on_fault=print, environ={})
+            for now_s in (0.0, 5.0):
+                watch.tick(now_s, 0)
+        backend.close()
+
+    assert 2 * 8 * 2 == stub.count("nvmlGpmSampleAlloc") == stub.count("nvmlGpmSampleFree")
+    assert 2 == stub.count("nvmlEventSetCreate") == stub.count("nvmlEventSetFree")
+    assert {} == stub.misuse()
 
 
 def test_what_is_not_supported_is_asked_once(tmp_path: Path, receiver: OtlpReceiver) -> None:

@@ -314,7 +314,10 @@ def test_functions_return_what_the_scenario_says(start: Start) -> None:
     start("h100x8").add("system now = 10")
     handle = gpu(2)
 
-    assert H100 == [(name, arguments, getattr(pynvml, name)(handle, *arguments)) for name, arguments, _ in H100]
+    known = [each for each in H100 if hasattr(pynvml, each[0])]  # the oldest pynvml lacks a few
+
+    assert len(H100) - len(known) < 5
+    assert known == [(name, arguments, getattr(pynvml, name)(handle, *arguments)) for name, arguments, _ in known]
 
 
 def test_functions_that_return_structs(start: Start) -> None:
