@@ -17,7 +17,9 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.propagate import extract, inject
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import Status, StatusCode
 
 import crucible_otel as cx
@@ -337,14 +339,75 @@ def forks(above: Made, telemetry: cx.Telemetry) -> None:
         sys.exit()
 
 
+# -- those who look on -------------------------------------------------------------------------------------------------
+
+
+def listened(above: Made) -> None:
+    """Handlers that come and go while calls are open: those that are heard are made another way."""
+    heard: list[object] = []
+
+    def handler(event: Any, measurements: Any, metadata: Any, config: Any) -> None:
+        heard.append(metadata["function"])
+
+    with stage("listened", above) as part, call("opened before", part) as before:
+        cx.attach_handler("mine", "crucible.call.stop", handler)
+        with call("heard", before) as made, Full("in a heard one", made) as full, inference(full) as inner:
+            write_on(inner, 0)
+            fails(call("failing", inner), ValueError("heard"), 1)
+        with call("opened while heard", before) as outer:
+            write_on(outer, 2)
+            cx.detach("mine")
+            with call("unheard", outer) as made, Full("in an unheard one", made) as full, call("deep", full):
+                pass
+            link_to(outer, made, 3)
+    assert heard == ["heard"], heard
+
+
+class Processor(SpanProcessor):
+    """The application's own, which sees every span begin and end.
+
+    Attributes:
+        begun: The ids of those that began.
+        ended: Of those that ended.
+    """
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.ended: list[int] = []
+
+    def on_start(self, span: Any, parent_context: Context | None = None) -> None:
+        """Take it down."""
+        self.begun.append(span.get_span_context().span_id)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Take it down."""
+        self.ended.append(span.get_span_context().span_id)
+
+
+def processed(above: Made) -> None:
+    """A processor of the application's that comes while a call is open: from then on no span is buffered."""
+    processor = Processor()
+    with stage("processed", above) as part, call("opened before", part) as before:
+        trace.get_tracer_provider().add_span_processor(processor)  # type: ignore[attr-defined]
+        with call("seen", before) as outer, Full("in a seen one", outer) as full, inference(full) as inner:
+            write_on(inner, 0)
+        failing = call("failing", before)
+        fails(failing, ValueError("seen"), 1)
+    begun = [made.context.span_id for made in (outer, full, inner, failing)]
+    ended = [made.context.span_id for made in (inner, full, outer, failing, part)]
+    assert begun == processor.begun
+    assert ended == [span_id for span_id in processor.ended if span_id != before.context.span_id]
+
+
 def tell() -> None:
     """Configure telemetry as the environment says, and tell the story."""
     telemetry = cx.configure(clock=ClockOfTicks())
     with Block(cx.workflow("hot"), "run_workflow hot", None) as top:
-        for part in (nested, threads, tasks, generators):
+        for part in (nested, listened, threads, tasks, generators):
             part(top)
         forks(top, telemetry)
-        generators(top)
+        for part in (generators, listened, processed):
+            part(top)
     ACCOUNT.write()
     TICKS.leave()
     assert telemetry.shutdown(timeout_s=30)
