@@ -16,6 +16,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from crucible_otel.export import protobuf
 from crucible_otel.export.protobuf import any_value, attributes, delimited, key_value, signed, tag, text, varint
+from tests.export.attributes import EVERY_TIME_THE_SAME
 
 EDGES = sorted(
     {
@@ -46,6 +47,7 @@ class Ratio(float):
     pass
 
 
+@EVERY_TIME_THE_SAME
 @given(VALUES)
 @example("")
 @example(-0.0)
@@ -86,6 +88,7 @@ def test_a_value_that_otlp_does_not_have_is_refused(value: Any, error: type[Exce
         any_value(value)
 
 
+@EVERY_TIME_THE_SAME
 @given(st.dictionaries(TEXT, ANYTHING))
 @example({"good": 1, "too large": 2**64, "half": "\ud800", "strange": object(), "good too": "x", "\ud800": 1})
 def test_attributes_are_written_as_the_sdk_writes_them(given: dict[str, Any]) -> None:
@@ -93,6 +96,7 @@ def test_attributes_are_written_as_the_sdk_writes_them(given: dict[str, Any]) ->
     assert Resource(attributes=_encode_attributes(given)).SerializeToString() == attributes(1, given)
 
 
+@EVERY_TIME_THE_SAME
 @given(st.lists(st.tuples(TEXT, SCALARS)))
 @example([("a", True), ("a", 1), ("a", 1.0), ("a", "1"), ("a", False), ("a", 0), ("a", 0.0), ("a", -0.0)])
 def test_a_pair_is_the_same_when_it_comes_again(pairs: list[tuple[str, Any]]) -> None:
@@ -124,6 +128,7 @@ def test_nothing_is_written_of_no_attributes() -> None:
     assert (b"", b"") == (attributes(9, None), attributes(9, {}))
 
 
+@EVERY_TIME_THE_SAME
 @given(st.integers(0, 2**64 - 1) | st.sampled_from([number for number in EDGES if number >= 0]))
 def test_a_varint_is_as_short_as_can_be(number: int) -> None:
     """Seven bits a byte, and no padding; it reads back."""
