@@ -8,9 +8,15 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 import crucible_otel.testing
 from tests.captured import Capture
+
+# A slow example is a busy machine; no test asserts on time.
+hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("patient")
 
 # A shell's background job ignores interrupts, and its children inherit that; the programs under test are to have them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
