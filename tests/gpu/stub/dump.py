@@ -249,6 +249,8 @@ def ask(function: str, handle: Any = None, arguments: tuple[int, ...] = ()) -> d
         return {**call, "result": plain(ask_for(*([] if handle is None else [handle]), *arguments))}
     except pynvml.NVMLError as error:
         return {**call, "error": int(error.value)}
+    except TypeError:  # and one that wants other arguments
+        return {**call, "error": FUNCTION_NOT_FOUND}
 
 
 def handles() -> Iterable[tuple[str, Any]]:
