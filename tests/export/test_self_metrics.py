@@ -53,7 +53,7 @@ def test_the_metrics_say_what_became_of_every_span() -> None:
     meters = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     delivery = SpanDelivery(Fussy(), tally=ledger.open("traces", "memory"), ledger=ledger)
     environ = {
-        "OTEL_BSP_MAX_QUEUE_SIZE": "3",
+        "OTEL_BSP_MAX_QUEUE_SIZE": "6",
         "OTEL_BSP_SCHEDULE_DELAY": "1000000",
         "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "3",
     }
@@ -71,7 +71,7 @@ def test_the_metrics_say_what_became_of_every_span() -> None:
     assert tracers.force_flush(WAIT_MS)
     tracer.start_span("bad").end()
     assert tracers.force_flush(WAIT_MS)
-    queue.queue.put_many([tracer.start_span("good") for _ in range(5)])
+    queue.queue.put_many([tracer.start_span("good") for _ in range(8)])
     tracers.shutdown()
     tracer.start_span("late").end()
     ended = collected(reader)
@@ -79,18 +79,18 @@ def test_the_metrics_say_what_became_of_every_span() -> None:
     tracers.shutdown()
 
     assert [(SPANS, 2)] == waiting["otel.sdk.processor.span.queue.size"]
-    assert [(SPANS, 3)] == waiting["otel.sdk.processor.span.queue.capacity"]
+    assert [(SPANS, 6)] == waiting["otel.sdk.processor.span.queue.capacity"]
     assert [(SPANS, 64 * 1024 * 1024)] == waiting["crucible.sdk.queue.memory.limit"]
     assert 2 * 2_000 < waiting["crucible.sdk.queue.memory.usage"][0][1] < 2 * 4_000
     assert [(of_exporter, 0)] == waiting["otel.sdk.exporter.span.exported"]
     assert [(of_exporter, 0)] == waiting["otel.sdk.exporter.span.inflight"]
     assert [(SPANS, 0), ({**SPANS, "error.type": "queue_full"}, 0)] == waiting["otel.sdk.processor.span.processed"]
     assert [
-        (SPANS, 6),
+        (SPANS, 9),
         ({**SPANS, "error.type": "queue_full"}, 2),
         ({**SPANS, "error.type": "already_shutdown"}, 1),
     ] == ended["otel.sdk.processor.span.processed"]
-    assert [(of_exporter, 5), ({**of_exporter, "error.type": "unknown"}, 1)] == ended["otel.sdk.exporter.span.exported"]
+    assert [(of_exporter, 8), ({**of_exporter, "error.type": "unknown"}, 1)] == ended["otel.sdk.exporter.span.exported"]
     assert [(SPANS, 0)] == ended["otel.sdk.processor.span.queue.size"] == ended["crucible.sdk.queue.memory.usage"]
     assert {} == {name: points for name, points in collected(reader).items() if points}
     meters.shutdown()
