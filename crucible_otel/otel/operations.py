@@ -123,6 +123,8 @@ class HotOperation:
         direct: Whether nobody listens to its events.
         events: The names of the events that feed its metrics.
         running: What is open: the id of the context inside it -> the entry of whoever opened it.
+        left: What was still open when telemetry ended, as in ``running``: whoever opened it must find the context
+            outside.
         generation: Another one in a forked child.
     """
 
@@ -149,6 +151,7 @@ class HotOperation:
         self._rows = tuple(_row(family, told) for family in self._families)
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
         self.running: dict[int, Any] = {}
+        self.left: dict[int, Any] = {}
         self.generation = 0
         self.direct = False
         self.rearm()
@@ -165,12 +168,12 @@ class HotOperation:
 
     def end_all(self, error: BaseException) -> None:
         """End what is open, as cancelled."""
-        while self.running:
-            try:
-                _, entry = self.running.popitem()
-            except KeyError:  # another thread's end was faster
-                return
-            entry[0]._abandon(entry, error)
+        for key, entry in reversed(self.running.copy().items()):  # the innermost first
+            self.left[key] = entry
+            if self.running.pop(key, None) is entry:
+                entry[0]._abandon(entry, error)
+            else:  # another thread's end was faster
+                del self.left[key]
 
     def values(self, measured: dict[str, Any], duration_ns: int) -> tuple[Values, bool]:
         """Return what was measured in the order of the fields, and whether something had to be cut for it.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from crucible_otel.events.names import text
 from crucible_otel.events.runtime import Runtime, runtime
-from crucible_otel.events.scope import Scope
+from crucible_otel.events.scope import Scope, chain, current
 from crucible_otel.semconv.model import Operation
 from crucible_otel.verbs.wrapping import wrap
 
@@ -100,9 +101,22 @@ class Managed:
         return scope
 
     def _end(self, error: BaseException | None = None) -> None:
-        if self._open:
-            self._close(*self._open.pop(), error)
+        ended = self._taken()
+        if ended is not None:
+            self._close(*ended, error)
         self._measurements, self._yields, self._result = {}, {}, ""  # none of it is said of the next one
+
+    def _taken(self) -> tuple[Runtime, Scope] | None:
+        """Take the one that the calling context is inside of, where threads or tasks share this object."""
+        around = chain(current()) if len(self._open) > 1 else ()
+        for each in reversed(self._open.copy()):
+            if not around or each[1] in around:
+                with suppress(ValueError):  # of another thread, meanwhile
+                    self._open.remove(each)
+                    return each
+        with suppress(IndexError):
+            return self._open.pop()
+        return None
 
     def _close(self, current: Runtime, scope: Scope, error: BaseException | None) -> None:
         try:

@@ -9,10 +9,13 @@ from typing import Any, Final, TypeAlias, TypeVar
 from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import Span
 
+from crucible_otel.events.outcome import Terminated, result_of
 from crucible_otel.events.runtime import Runtime, runtime
 from crucible_otel.events.sanitize import Refusals, attribute
 from crucible_otel.events.scope import NOTHING, Scope, in_context
 from crucible_otel.otel.buffer import SPAN_KEY, THINNED
+from crucible_otel.otel.event_log import FAILED
+from crucible_otel.otel.live import LiveSpan
 from crucible_otel.otel.operations import HotOperation, Prepared, Values, finish
 from crucible_otel.verbs.managed import Managed
 
@@ -22,6 +25,7 @@ _RUNTIME: Final = 1
 _READY: Final = 2
 _SPAN: Final = 3
 _OUTSIDE: Final = 4
+_INSIDE: Final = 5
 _STARTED_S: Final = 6
 _GENERATION: Final = 8
 _Open: TypeAlias = "tuple[Timed, Runtime, Prepared, Span | None, Context, Context, float, int, int]"
@@ -48,15 +52,18 @@ class Timed(Managed):
     _ready: Prepared | None = None
     _origin: Timed | None = None
     """What this is a copy of, for one call of a function."""
+    _suspended: Context | None = None
+    """The context inside it, when it is a generator's, which ends where another one is current."""
 
     def __enter__(self: T) -> T:
         """Start it and make it current."""
         current = runtime()
         hot = current.operations.get(self._operation.name)
-        if hot is not None and hot.direct:
-            attach(self._start(current, hot))
-        else:
+        inside = self._start(current, hot) if hot is not None and hot.direct else None
+        if inside is None:
             super()._begin(enter=True)
+        else:
+            attach(inside)
         return self
 
     def __exit__(
@@ -78,11 +85,13 @@ class Timed(Managed):
     def _begin(self, *, enter: bool) -> Any:
         current = runtime()
         hot = current.operations.get(self._operation.name)
-        if hot is None or not hot.direct:
+        inside = self._start(current, hot) if hot is not None and hot.direct else None
+        if inside is None:
             return super()._begin(enter=enter)
-        inside = self._start(current, hot)
         if enter:
             attach(inside)
+        else:
+            self._suspended = inside
         return _Begun(inside)
 
     def _end(self, error: BaseException | None = None) -> None:
@@ -90,7 +99,9 @@ class Timed(Managed):
 
     def _for(self: T, function: Callable[..., Any], args: Any, kwargs: Any) -> T:
         one = super()._for(function, args, kwargs)
-        if not self._places:
+        if self._places:
+            one._ready = None
+        else:
             one._origin = self
         return one
 
@@ -128,16 +139,20 @@ class Timed(Managed):
             self._origin._ready = ready
         return ready
 
-    def _start(self, current: Runtime, hot: HotOperation) -> Context:
-        """Start it; return the context inside it."""
+    def _start(self, current: Runtime, hot: HotOperation) -> Context | None:
+        """Start it; return the context inside it, None when that went wrong."""
         context = get_current()
         scope = in_context(context)
         inherited = scope.inherited if scope is not None else NOTHING
         ready = self._ready
-        if ready is None or ready.inherited is not inherited or ready.hot is not hot:
-            ready = self._prepare(hot, inherited)
-        started_ns = hot.time_ns()
-        span = hot.start(ready.start, context, started_ns)
+        try:
+            if ready is None or ready.inherited is not inherited or ready.hot is not hot:
+                ready = self._prepare(hot, inherited)
+            started_ns = hot.time_ns()
+            span = hot.start(ready.start, context, started_ns)
+        except Exception as fault:  # of the user's sampler, for one
+            current.fault(self._operation.name, fault)
+            return None
         inside = Context(context) if span is None or span is THINNED else Context({**context, SPAN_KEY: span})
         started_s = hot.now()
         hot.running[id(inside)] = (self, current, ready, span, context, inside, started_s, started_ns, hot.generation)
@@ -146,16 +161,31 @@ class Timed(Managed):
     def _end_elsewhere(self, taken: _Open | None, here: Context, error: BaseException | None) -> None:
         """End it where another context is current than inside it: in another task, or after an attach of the user's."""
         assert self._ready is not None
-        running = self._ready.hot.running
+        hot = self._ready.hot
         if taken is not None:  # it belongs to another object, which will miss it
-            running[id(here)] = taken
-        for key, entry in reversed(list(running.items())):
-            if entry[_OWNER] is self and running.pop(key, None) is entry:
-                if entry[_SPAN] is not None and here.get(SPAN_KEY) is entry[_SPAN]:
+            hot.running[id(here)] = taken
+        left = hot.left.get(id(here))
+        if left is not None and left[_OWNER] is self:  # it has ended when telemetry did
+            del hot.left[id(here)]
+            attach(left[_OUTSIDE])
+        elif self._suspended is not None:
+            entry = hot.running.pop(id(self._suspended), None)
+            if entry is not None:
+                self._finish(entry, error)
+        elif not self._end_found(hot, here, error):
+            super()._end(error)
+
+    def _end_found(self, hot: HotOperation, here: Context, error: BaseException | None) -> bool:
+        """End the one that the calling context is inside of; else the latest, if none was begun the other way."""
+        mine = [entry for entry in list(hot.running.values()) if entry[_OWNER] is self]
+        inside = [entry for entry in mine if _is_inside(here, entry[_SPAN])]
+        for entry in reversed(inside or ([] if self._open else mine)):
+            if hot.running.pop(id(entry[_INSIDE]), None) is entry:
+                if inside:
                     attach(entry[_OUTSIDE])
                 self._finish(entry, error)
-                return
-        super()._end(error)
+                return True
+        return False
 
     def _finish(self, entry: _Open, error: BaseException | None) -> None:
         _, current, ready, span, outside, _, started_s, started_ns, generation = entry
@@ -216,7 +246,9 @@ class Timed(Managed):
         duration_ns = round(duration_s * _SECOND_NS)
         self._told(duration_ns)
         if span is THINNED:
-            span = ready.hot.start(ready.start, outside, started_ns, kept=True)
+            failed = (self._result or result_of(error)) in FAILED or isinstance(error, Terminated)
+            kept = failed or duration_s >= ready.hot.slow_s
+            span = ready.hot.start(ready.start, outside, started_ns, kept=True) if kept else None
         scope = Scope(self._operation, dict(ready.metadata), in_context(outside), started_s, started_ns)
         scope.span, scope.context = span, inside
         current.close(
@@ -242,6 +274,20 @@ class Timed(Managed):
 
     def _ending(self, current: Runtime, scope: Scope) -> None:
         self._told(max(0, round((current.clock.now() - scope.started_s) * _SECOND_NS)))
+
+
+def _is_inside(context: Context, span: Any) -> bool:
+    """Return whether a span, or one right inside it, is current in a context."""
+    current: Any = context.get(SPAN_KEY)
+    if span is None or span is THINNED or current is None:
+        return False
+    if current is span:
+        return True
+    span_id = span.get_span_context().span_id
+    if type(current) is LiveSpan:
+        return bool(current.parent_id == span_id)
+    parent = getattr(current, "parent", None)
+    return parent is not None and bool(parent.span_id == span_id)
 
 
 T = TypeVar("T", bound=Timed)
