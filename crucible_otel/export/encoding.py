@@ -14,6 +14,7 @@ from crucible_otel.export.protobuf import attributes, delimited, length_of, text
 __all__ = ["Encoded", "Encoder", "attribute_fields"]
 
 _MOST_KEPT: Final = 64
+_JOINED_AT_ONCE: Final = 3 * 256
 
 _COPIED: Final = (BoundedAttributes, MappingProxyType)
 
@@ -58,12 +59,12 @@ class Encoder:
     def encode(self, items: Iterable[Any]) -> Encoded:
         """Write a request of the items; one that cannot be written does not keep the others from it.
 
-        It takes microseconds an item, and between two items other threads have their turn. What takes long in one go,
-        the join of a large request, CPython does without the GIL.
+        It takes microseconds an item, and a pause between two items is the business of what is iterated over. No more
+        than some hundred items are joined at once; the join of a large request CPython does without the GIL.
         """
-        groups: dict[Any, dict[Any, list[bytes]]] = {}
+        groups: dict[Any, dict[Any, _Group]] = {}
         written = lost = 0
-        resource = scope = bodies = None
+        resource = scope = group = None
         default = self._body
         for item in items:
             try:
@@ -73,10 +74,16 @@ class Encoder:
             if body is None:
                 lost += 1
                 continue
-            if bodies is None or item.resource is not resource or item.instrumentation_scope is not scope:
+            if group is None or item.resource is not resource or item.instrumentation_scope is not scope:
                 resource, scope = item.resource, item.instrumentation_scope
-                bodies = groups.setdefault(resource, {}).setdefault(scope or None, [])
+                scopes = groups.setdefault(resource, {})
+                group = scopes.get(scope or None)
+                if group is None:
+                    group = scopes[scope or None] = _Group()
+                bodies = group.bodies
             bodies += (b"\x12", varint(len(body)), body)
+            if len(bodies) >= _JOINED_AT_ONCE:
+                group.join()
             written += 1
         parts: list[bytes] = []
         for resource, scopes in groups.items():
@@ -96,13 +103,14 @@ class Encoder:
         except Exception:
             return None
 
-    def _of_resource(self, resource: Any, scopes: dict[Any, list[bytes]]) -> list[bytes]:
+    def _of_resource(self, resource: Any, scopes: dict[Any, _Group]) -> list[bytes]:
         """Write a ``ResourceSpans`` or ``ResourceLogs``, and the tag of the request before it."""
         parts = [self._known(resource, _resource_field)]
-        for scope, bodies in scopes.items():
+        for scope, group in scopes.items():
+            group.join()
             before = self._known(scope, _scope_field)
             after = text(3, scope.schema_url) if scope is not None else b""
-            parts += (b"\x12", length_of((before, *bodies, after)), before, *bodies, after)
+            parts += (b"\x12", length_of((before, *group.joined, after)), before, *group.joined, after)
         parts.append(text(3, resource.schema_url))
         return [b"\x0a", length_of(parts), *parts]
 
@@ -113,6 +121,20 @@ class Encoder:
                 self._kept.clear()
             kept = self._kept[id(thing)] = thing, write(thing)
         return kept[1]
+
+
+class _Group:
+    """The items of one scope: the last ones, and those before them in pieces."""
+
+    __slots__ = ("bodies", "joined")
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.joined: list[bytes] = []
+
+    def join(self) -> None:
+        self.joined.append(b"".join(self.bodies))
+        self.bodies.clear()
 
 
 def _resource_field(resource: Any) -> bytes:
