@@ -132,3 +132,10 @@ def test_no_room_imports_the_front_door() -> None:
     ]
 
     assert [] == found
+
+
+def test_the_verb_handlers_works_whatever_was_imported_first() -> None:
+    """A module of the room of that name takes the verb's place in the package."""
+    code = "import crucible_otel as cx\nimport crucible_otel.testing, crucible_otel.handlers.console\n"
+    assert "{}" == run_python(f"{code}print(cx.handlers())").strip()
+    assert "['a']" == run_python(f"{code}cx.attach_handler('a', None, print)\nprint(list(cx.handlers('')))").strip()

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any, Final
 
 from crucible_otel.errors import ConfigurationError, UnknownHandlerError
 from crucible_otel.events.handler import BuiltHandler
+from crucible_otel.events.runtime import runtime
 
 __all__ = ["KINDS", "build"]
 
@@ -45,3 +48,17 @@ def build(kind: str, **options: Any) -> BuiltHandler:
             raise ConfigurationError(name, value, f"the options of {kind!r}: {', '.join(sorted((*known, 'id')))}")
     built: BuiltHandler = make(**options)
     return built if given_id is None else dataclasses.replace(built, id=given_id)
+
+
+class _Room(ModuleType):
+    """A module that can be called like the verb of its name.
+
+    Importing it puts it into the package under the name of the verb ``handlers``, whatever stood there.
+    """
+
+    def __call__(self, prefix: str = "") -> dict[str, tuple[str, ...] | None]:
+        """Return what is attached: id -> the names it subscribes to, None for everything."""
+        return runtime().bus.handlers(prefix)
+
+
+sys.modules[__name__].__class__ = _Room
