@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
@@ -106,7 +106,7 @@ class HotSpans:
         about = {"__slots__": (), "resource": self._provider.resource, "limits": self.buffer.limits}
         self._span = type(HotSpan.__name__, (HotSpan,), about)
 
-    def _fetch(self) -> list[Any]:
+    def _fetch(self) -> Iterable[Any]:
         with self._fetching:
             return self._shared(self.buffer.fetch())
 
@@ -118,11 +118,13 @@ class HotSpans:
         # Not blocking: a signal handler may end a span while this thread fetches.
         if len(self.buffer.records) >= _AT_MOST and self._fetching.acquire(blocking=False):
             try:
-                self._queues[0].queue.put_many(self._shared(self.buffer.fetch()))
+                self._queues[0].queue.put_many(list(self._shared(self.buffer.fetch())))
             finally:
                 self._fetching.release()
 
-    def _shared(self, records: list[Record]) -> list[Any]:
+    def _shared(self, records: list[Record]) -> Iterable[Any]:
+        if len(self._queues) == 1:
+            return map(self._span, records)  # one after the other, so that the queue can pause
         spans = list(map(self._span, records))
         for other in self._queues[1:]:
             other.queue.put_many(spans)
