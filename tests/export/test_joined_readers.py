@@ -53,7 +53,7 @@ def application(*readers: MetricReader, **options: Any) -> MeterProvider:
 
 def joined(source: Any, provider: MeterProvider, **options: Any) -> JoinedMetrics:
     """Join, with the readers in reach."""
-    route = join(provider, source, SPECS, **options)
+    route = join(provider, source, SPECS, budget_s=60, **options)
     assert "readers" == route.route
     return route
 
@@ -121,7 +121,7 @@ def test_readers_of_every_kind_agree_while_all_of_them_collect(
     with OtlpReceiver() as receiver:
         exporter = OTLPMetricExporter(f"{receiver.http_endpoint}/v1/metrics")
         pushing = PeriodicExportingMetricReader(exporter, export_interval_millis=5)
-        built = joining.build(source, kept, summing, prometheus, pushing, budget_s=60)
+        built = joining.build(source, kept, summing, prometheus, pushing)
 
         def collect(action: Any) -> None:
             while not done.is_set():
@@ -361,7 +361,8 @@ def test_who_leaves_late_does_not_close_the_route_of_his_successor(joining: Way)
     """A runtime whose last flush hung ends when the next one is at work already."""
     old, new, reader = FakeSource(), FakeSource(), InMemoryMetricReader()
     provider = application(reader)
-    routes = [join(provider, source, SPECS, reach_readers=joining is READERS) for source in (old, new)]
+    reach = joining is READERS
+    routes = [join(provider, source, SPECS, budget_s=60, reach_readers=reach) for source in (old, new)]
     routes[0].close(old)
     new.add(STEPS, 2)
 
@@ -390,7 +391,7 @@ def test_what_the_sdk_once_recorded_stays_with_it() -> None:
     """Its instruments cannot be removed: merged too, the metric would be there twice."""
     old, new, reader = FakeSource(), FakeSource(), InMemoryMetricReader()
     provider = application(reader)
-    join(provider, old, SPECS, reach_readers=False).close()
+    join(provider, old, SPECS, budget_s=60, reach_readers=False).close()
     route = joined(new, provider)
     new.add(STEPS, 2)
 
@@ -405,7 +406,7 @@ def test_somebody_else_between_provider_and_reader_means_the_callback() -> None:
     theirs = reader._collect
     assert theirs is not None
     reader._set_collect_callback(lambda *args, **kwargs: theirs(*args, **kwargs))
-    route = join(provider, source, SPECS)
+    route = join(provider, source, SPECS, budget_s=60)
     source.add(STEPS, 2)
 
     assert "callback" == route.route
