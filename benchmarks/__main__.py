@@ -39,13 +39,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measured(only: list[str], quick: bool) -> dict[str, Section]:
-    from benchmarks import disabled, encoding, importing, memory
+    from benchmarks import calls, disabled, encoding, gil, importing, memory, offered, scaling
 
     apart: dict[str, Callable[[bool], Section]] = {
+        "calls": calls.measure,
+        "scaling": scaling.measure,
         "memory": memory.measure,
         "disabled": disabled.measure,
         "import": importing.measure,
         "encoding": encoding.measure,
+        "gil": gil.measure,
+        "offered": offered.measure,
     }
     found: dict[str, Section] = {}
     if set(only) & set(_TOGETHER):

@@ -22,8 +22,17 @@ from typing import Any, Final
 
 from benchmarks.environment import prepare
 from benchmarks.receiver import receiving
+from benchmarks.result import Result, Section
 
+METHOD = """\
+A thread reads the clock in a tight loop while {items:,} spans leave. It does nothing else, so a gap between two
+readings is time in which it could not run; shown is the longest one in which another thread of the process used the
+processor, as the processor time it used. Gaps in which the garbage collector ran are left out."""
+
+NOTHING, SDK = "nothing is exported", "the SDK's batch processor and exporter"
+OURS = ("our queue, an exporter that looks at items", "our queue and encoder", "our queue and delivery")
 TARGET_MS: Final = 1.0
+_ITEMS: Final = 50_000
 _GAP_NS: Final = 50_000
 _ATTRIBUTES: Final = {f"key.{number}": f"value {number}" for number in range(8)}
 
@@ -79,7 +88,7 @@ def watch(until: Callable[[], bool]) -> Gaps:
 def main(arguments: list[str] | None = None) -> int:
     """Run the cases and print the gaps; 1 when the target was missed and ``--strict`` was said."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gil", description="How long the GIL is held.")
-    parser.add_argument("--items", type=int, default=50_000, help="spans that leave (default: %(default)s)")
+    parser.add_argument("--items", type=int, default=_ITEMS, help="spans that leave (default: %(default)s)")
     parser.add_argument("--strict", action="store_true", help="fail when the target is missed")
     options = parser.parse_args(arguments)
     prepare()
@@ -87,15 +96,45 @@ def main(arguments: list[str] | None = None) -> int:
 
     print(f"{options.items:,} items; a slice of work is {pace.SLICE_S * 1e3:g} ms; all figures in ms")
     print(f"{'':44s} {'gaps':>6s} {'longest':>8s} {'held':>8s} {'> 1 ms':>7s} {'with GC':>8s} {'s':>6s}")
-    with receiving() as endpoint:
-        sound = [
-            _show("nothing is exported", watch(_after(1.0))),
-            _show("our queue, an exporter that looks at items", _looking(options.items)),
-            _show("our queue and encoder", _exporting(options.items, endpoint, "encoder")),
-            _show("our queue and delivery", _exporting(options.items, endpoint, "delivery")),
-        ]
-        _show("the SDK's batch processor and exporter", _exporting(options.items, endpoint, "sdk"))
+    sound = [_show(name, gaps) or name == SDK for name, gaps in _cases(options.items)]
     return 1 if options.strict and not all(sound) else 0
+
+
+def measure(quick: bool) -> Section:
+    """Measure all ways."""
+    items = 1_000 if quick else _ITEMS
+    found = dict(_cases(items))
+    return Section(
+        method=METHOD.format(items=items),
+        results=tuple(
+            Result(
+                name=f"longest wait, {name}",
+                value=max(gaps.held, default=0.0),
+                unit="ms",
+                better="less",
+                target=TARGET_MS if name in OURS else None,
+            )
+            for name, gaps in found.items()
+        ),
+        figures={
+            name: {
+                "gaps": len(gaps.wall),
+                "held over 1 ms": sum(held > TARGET_MS for held in gaps.held),
+                "longest with GC, ms": round(max(gaps.collected, default=0.0), 2),
+                "s": round(gaps.seconds, 2),
+            }
+            for name, gaps in found.items()
+        },
+    )
+
+
+def _cases(items: int) -> Iterator[tuple[str, Gaps]]:
+    with receiving() as endpoint:
+        yield NOTHING, watch(_after(1.0))
+        yield OURS[0], _looking(items)
+        yield OURS[1], _exporting(items, endpoint, "encoder")
+        yield OURS[2], _exporting(items, endpoint, "delivery")
+        yield SDK, _exporting(items, endpoint, "sdk")
 
 
 def _show(name: str, gaps: Gaps) -> bool:

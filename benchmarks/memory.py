@@ -113,18 +113,18 @@ def _growth(steps: int) -> dict[str, Any]:
         for calls in (min(steps, _WARM_UP), steps):
             telemetry.flush()
             gc.collect()
-            before = _resident_bytes()
+            before = resident_bytes()
             for number in range(done + 1, done + calls + 1):
                 run.step(loss=1.25, learning_rate=3e-4, gradient_norm=0.5, tokens=4096, step=number)
             done += calls
         telemetry.flush()
         gc.collect()
-        after, counted = _resident_bytes(), run.reached()
+        after, counted = resident_bytes(), run.reached()
     assert counted == done, f"{counted} of {done} steps were counted"
     return {"before_bytes": before, "after_bytes": after, "counted": counted}
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     import resource
 
     statm = Path("/proc/self/statm")

@@ -11,17 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
 from benchmarks.children import figures
-from benchmarks.environment import child
+from benchmarks.result import Result, Section
+from benchmarks.sink import sink
+
+METHOD = """\
+A process that is bound to one processor makes calls at a steady rate for {seconds:g} s, as far as it can, each with its
+span, and sends the spans to a process that reads them and does nothing else; so what makes the calls, what encodes and
+what sends share one core. A span is delivered, or dropped and counted. Resident memory is that of the process."""
 
 RATES: Final = (10_000, 100_000)
 SPARED: Final = 10_000
@@ -37,8 +39,6 @@ _MIB: Final = 2**20
 def main(arguments: list[str] | None = None) -> int:
     """Run each rate in a process of its own; 1 when spans are unaccounted for, or missing at the lower rate."""
     options = _options(arguments)
-    if options.sink:
-        return _receive()
     if options.child is not None:
         print(json.dumps(_offer(options.child, options.seconds, options.endpoint)))
         return 0
@@ -46,11 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{options.seconds:g} s at each rate, on one processor")
     print("  calls/s      made by metrics     spans delivered   dropped missing")
     for rate in options.rates:
-        with _sink() as endpoint:
-            its_own = ["--child", str(rate), "--seconds", str(options.seconds), "--endpoint", endpoint]
-            found = figures("offered", *its_own)
-        spans = found["spans"]
-        missing = spans["accepted"] - spans["delivered"] - spans["failed"] - spans["queue_full"]
+        found = _offered(rate, options.seconds)
+        spans, missing = found["spans"], _missing(found["spans"])
         spared = rate > SPARED or not spans["queue_full"]
         sound = sound and spared and missing == 0 and found["counted"] == found["made"] <= spans["accepted"]
         print(
@@ -63,6 +60,61 @@ def main(arguments: list[str] | None = None) -> int:
             f"{'':9s} {found['made'] / found['seconds']:,.0f} a second, {used:.0%} of a processor; memory {memory} MiB"
         )
     return 0 if sound else 1
+
+
+def measure(quick: bool) -> Section:
+    """Measure both rates."""
+    results, kept = [], {}
+    seconds = 0.5 if quick else 60.0
+    for rate in RATES:
+        found = kept[f"{rate:,} calls a second"] = _offered(rate, seconds)
+        offered, spans, resident = f"{rate:,} calls a second", found["spans"], found["resident_bytes"]
+        spared = 0.0 if rate <= SPARED else None
+        used = 100 * found["cpu_s"] / found["seconds"]
+        late = resident[len(resident) // 2]
+        results += [
+            Result(name=f"{offered}, made", value=found["made"] / found["seconds"], unit="a second"),
+            Result(
+                name=f"{offered}, not counted by the metrics",
+                value=found["made"] - found["counted"],
+                unit="calls",
+                better="less",
+                target=0.0,
+            ),
+            Result(name=f"{offered}, spans delivered", value=100 * spans["delivered"] / spans["accepted"], unit="%"),
+            Result(
+                name=f"{offered}, spans dropped and counted",
+                value=spans["queue_full"],
+                unit="spans",
+                better="less",
+                target=spared,
+            ),
+            Result(
+                name=f"{offered}, spans unaccounted for",
+                value=_missing(spans),
+                unit="spans",
+                better="less",
+                target=0.0,
+            ),
+            Result(name=f"{offered}, of a processor", value=used, unit="%", better="less"),
+            Result(
+                name=f"{offered}, growth of memory in the second half",
+                value=(resident[-1] - late) / _MIB,
+                unit="MiB",
+                better="less",
+            ),
+        ]
+    return Section(method=METHOD.format(seconds=seconds), results=tuple(results), figures=kept)
+
+
+def _offered(rate: int, seconds: float) -> dict[str, Any]:
+    with sink() as endpoint:
+        return figures("offered", "--child", str(rate), "--seconds", str(seconds), "--endpoint", endpoint)
+
+
+def _missing(spans: dict[str, Any]) -> int:
+    missing: int = spans["accepted"] - spans["delivered"] - spans["failed"] - spans["queue_full"]
+    return missing
 
 
 def _offer(rate: int, seconds: float, endpoint: str) -> dict[str, Any]:
@@ -113,46 +165,12 @@ def _resident_bytes() -> int:
         return int(file.read().split()[1]) * _PAGE_BYTES
 
 
-class _Reader(BaseHTTPRequestHandler):
-    """Reads a request and finds it good."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-def _receive() -> int:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Reader) as server:
-        print(f"http://127.0.0.1:{server.server_port}", flush=True)
-        server.serve_forever()
-    return 0
-
-
-@contextmanager
-def _sink() -> Iterator[str]:
-    command, options = child("-m", "benchmarks.offered", "--sink")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, **options) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.kill()
-
-
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.offered", description="More calls than can be sent.")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long at each rate (default: %(default)s)")
     parser.add_argument("--rates", type=_rates, default=RATES, help="calls a second, with commas between")
     parser.add_argument("--endpoint", help=argparse.SUPPRESS)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--sink", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 

@@ -38,14 +38,14 @@ class Setting:
 
 
 @contextmanager
-def setting(quick: bool) -> Iterator[Setting]:
-    """Configure telemetry and start a run.
+def setting(quick: bool, **options: Any) -> Iterator[Setting]:
+    """Configure telemetry, with its defaults but for these options, and start a run.
 
     The others are called outside of its context: a span that is sampled and current makes the SDK's histogram
     dearer, by its exemplar.
     """
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)
-    with receiving() as endpoint, cx.configure(endpoint=endpoint, prometheus_port=0) as telemetry:
+    with receiving() as endpoint, cx.configure(endpoint=endpoint, prometheus_port=0, **options) as telemetry:
         context = contextvars.copy_context()
         run = context.run(cx.train(MODEL).start)
         try:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.costs import STEP_MS, costs, table
+
 TITLES = {
     "hot": "`run.step` in a loop of its own",
     "loop": "The README's loop, doing nothing else",
     "instep": "Inside a training step",
     "whole": "The whole training loop",
+    "calls": "Calls",
+    "scaling": "More threads, more series, more records",
     "memory": "Memory",
     "disabled": "Switched off",
     "import": "Import",
     "spans": "Structural spans",
     "encoding": "Spans and log records as OTLP bytes",
+    "gil": "How long exporting keeps other threads from running",
+    "offered": "More calls than can be sent",
 }
 _TIMES = "\N{MULTIPLICATION SIGN}"
+_WHOLE = ("B", "modules", "calls", "spans")
 _VERDICTS = {True: "met", False: "NOT MET", None: ""}
 
 _PAGE = """\
@@ -34,6 +41,7 @@ receiver in another process.
 
 Measured on {cores} cores ({processor}, {system}), {python}, {packages}, load {load}.
 
+{costs}
 {sections}"""
 
 
@@ -49,6 +57,9 @@ def terminal(found: dict[str, Any]) -> str:
                 f"{_VERDICTS[each['met']]:8s}{each['note']}".rstrip()
             )
         lines += [f"    {key}: {_flat(value)}" for key, value in section["figures"].items()]
+    spent = costs(found["sections"])
+    lines += ["", f"To reckon with: {STEP_MS:g} ms have {STEP_MS * 1e3:,.0f} us"] if spent else []
+    lines += [f"  {what.replace('`', ''):58s} {_number(microseconds, 'us'):>12s}" for what, microseconds in spent]
     missed = [
         each["name"] for section in found["sections"].values() for each in section["results"] if each["met"] is False
     ]
@@ -63,6 +74,7 @@ def page(found: dict[str, Any]) -> str:
         **{key: machine[key] for key in ("cores", "processor", "system", "python")},
         packages=", ".join(f"{name} {version}" for name, version in machine["packages"].items()),
         load=found["load"],
+        costs=table(found["sections"]),
         sections="\n".join(_section(name, section) for name, section in found["sections"].items()),
     )
 
@@ -100,7 +112,7 @@ def _figure(each: dict[str, Any]) -> str:
 
 
 def _number(value: float, unit: str) -> str:
-    digits = 0 if abs(value) >= 100 or unit in ("B", "modules") else 1 if abs(value) >= 10 else 2
+    digits = 0 if abs(value) >= 100 or unit in _WHOLE else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f} {unit}".replace(" x", _TIMES)
 
 

@@ -14,7 +14,7 @@ class Result:
     Attributes:
         name: What it is.
         value: The figure.
-        unit: ``x`` of a ratio, ``%``, ``B``, ``MiB``, ``ns``, ``us``, ``ms`` or ``modules``.
+        unit: ``x`` of a ratio, ``%``, ``B``, ``MiB``, ``ns``, ``us``, ``ms``, ``a second``, or what is counted.
         better: Whether more or less is better.
         target: What is promised; None for a figure that is only informative.
         low: Lower quartile of the rounds.

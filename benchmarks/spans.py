@@ -13,9 +13,10 @@ from benchmarks.result import Result, Section
 METHOD = """\
 `with cx.workflow(...)`, `with cx.stage(...)` and `with run.epoch(...)`: a span, its metrics and its events. Against one
 `with tracer.start_as_current_span(...)` of the same SDK with three attributes, and against what a stage comes to when
-it is written with the SDK: such a span, a log record at either end, an up-down counter, a histogram. Informative."""
+it is written with the SDK: such a span, a log record at either end, an up-down counter, a histogram. And a log event of
+the program's own, by `cx.execute`. Informative."""
 
-_WORKFLOW, _STAGE, _EPOCH = "workflow", "stage", "epoch"
+_WORKFLOW, _STAGE, _EPOCH, _EVENT = "workflow", "stage", "epoch", "log event"
 _SPAN, _WHOLE = "start_as_current_span", "span, 2 log records, 2 instruments"
 _IDENTITY = {"crucible.workflow.name": "w", "crucible.stage.name": "s"}
 _RESULT = {"crucible.result": "ok"}
@@ -39,8 +40,12 @@ def measure(setting: Setting) -> Section:
             with setting.run.epoch(number):
                 pass
 
+    def events(start: int, calls: int) -> None:
+        for _ in range(calls):
+            cx.execute("benchmarks.event", {"seconds": 1.25}, {"name": "e"})
+
     sdk = _Sdk()
-    ours = ((_WORKFLOW, workflows), (_STAGE, stages), (_EPOCH, epochs))
+    ours = ((_WORKFLOW, workflows), (_STAGE, stages), (_EPOCH, epochs), (_EVENT, events))
     cases = [
         *(
             Case(name, drive, chunk=64, context=setting.context.copy(), after=setting.telemetry.flush)
