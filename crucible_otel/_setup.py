@@ -294,6 +294,7 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
     new.operations = projection.hot_operations(
         pipeline.traces.hot_spans(settings, new.clock),
         slow_s=settings.slow_call_threshold_ms / 1000,
+        rate=settings.call_sample_rate,
         step_rate=settings.step_sample_rate,
     )
     new.owner = telemetry = Telemetry(settings, new, pipeline)

@@ -8,6 +8,7 @@ One that fails, one that somebody listens to, and one that comes in by its name 
 from __future__ import annotations
 
 import os
+import random
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -18,7 +19,7 @@ from opentelemetry.trace import Span, SpanKind, Tracer
 from crucible_otel.events.event import Event
 from crucible_otel.events.sanitize import Refusals
 from crucible_otel.otel.attributes import of_event
-from crucible_otel.otel.buffer import SpanBuffer
+from crucible_otel.otel.buffer import THINNED, SpanBuffer
 from crucible_otel.otel.engine import Engine
 from crucible_otel.otel.family import Family
 from crucible_otel.otel.labelling import sources
@@ -118,6 +119,7 @@ class HotOperation:
         wants: Whether a handler subscribes to an event's name.
         refused: Called with what had to be converted or dropped.
         slow_s: From which duration on a span is kept whatever the rate says.
+        rate: Share of the spans that are kept, where there is no buffer that knows it.
 
     Attributes:
         direct: Whether nobody listens to its events.
@@ -138,8 +140,10 @@ class HotOperation:
         wants: Callable[[str], bool],
         refused: Callable[[Refusals], None],
         slow_s: float = 1.0,
+        rate: float = 1.0,
     ) -> None:
         self.operation, self.buffer, self.slow_s = operation, buffer, slow_s
+        self._rate, self._random = rate, random.Random().random  # not the global one, which training code seeds
         self.now, self.time_ns = engine.clock.now, engine.clock.time_ns
         self._engine, self._tracer, self._wants, self.refused = engine, tracer, wants, refused
         self._families = tuple(engine.families[spec.name] for spec in operation.hot)
@@ -212,18 +216,20 @@ class HotOperation:
         """Start its span; see :meth:`SpanBuffer.start`."""
         if self.buffer is not None:
             return self.buffer.start(shape, context, start_ns, kept=kept)
+        if self._rate < 1.0 and not kept and self._random() >= self._rate:
+            return THINNED
         return self._tracer.start_span(
             shape.name, context=context, kind=shape.kind, attributes=shape.attributes, start_time=start_ns
         )
 
     def leaf(self, prepared: Prepared, context: Context, start_ns: int, end_ns: int, values: Values) -> None:
         """Make the span of one that has ended well, and in which nothing else happened."""
+        slow = end_ns - start_ns >= self.slow_s * 1e9
         if self.buffer is not None:
-            slow = end_ns - start_ns >= self.slow_s * 1e9
             self.buffer.leaf(prepared.stop, context, start_ns, end_ns, values, kept=slow)
             return
-        span = self.start(prepared.start, context, start_ns)
-        if span is not None:
+        span = self.start(prepared.start, context, start_ns, kept=slow)
+        if span is not None and span is not THINNED:
             finish(prepared, span, end_ns, values)
 
     # -- what came the way of all events -----------------------------------------------------------------------------

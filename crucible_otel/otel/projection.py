@@ -73,13 +73,14 @@ class TelemetryProjection:
         self.hot_ends: Mapping[str, HotOperation] = {}
 
     def hot_operations(
-        self, spans: HotSpans | None, *, slow_s: float, step_rate: float = 0.0
+        self, spans: HotSpans | None, *, slow_s: float, rate: float = 1.0, step_rate: float = 0.0
     ) -> Mapping[str, HotOperation]:
         """Return the hot operations, whose spans go to a buffer.
 
         Args:
             spans: Has the buffer; None when the provider is the application's, which makes the spans then.
             slow_s: From which duration on a span is kept whatever the rate says.
+            rate: Share of the spans that are kept.
             step_rate: Share of the records of hot events with a span, such as training steps, that get one.
         """
         buffer = spans.buffer if spans is not None else None
@@ -92,6 +93,7 @@ class TelemetryProjection:
                 wants=self._bus.wants,
                 refused=self._count,
                 slow_s=slow_s,
+                rate=rate,
             )
             for operation in OPERATIONS.values()
             if operation.hot
