@@ -277,6 +277,9 @@ def _warned_once(span: ReceivedSpan) -> ReceivedSpan:
 
 _OF_THE_SCRAPE: Final = ("up", "scrape_", "target_info")
 
+OF_EXPORTS: Final = ("otel_sdk_", "crucible_sdk_queue_")
+"""How the names of metrics begin that each export changes: two who look at them see two things."""
+
 
 def in_prometheus(prometheus: Prometheus, port: int, *where: Where) -> Series:
     """Return the newest value of all series of a target, without the labels that are added on the way."""
@@ -284,7 +287,7 @@ def in_prometheus(prometheus: Prometheus, port: int, *where: Where) -> Series:
     return {
         sample(labels.pop("__name__"), labels, without=added): value
         for labels, value in prometheus.query(f'{{instance="127.0.0.1:{port}"}}')
-        if not labels["__name__"].startswith(_OF_THE_SCRAPE)
+        if not labels["__name__"].startswith((*_OF_THE_SCRAPE, *OF_EXPORTS))
     }
 
 
