@@ -258,6 +258,7 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
     from crucible_otel.export.scope import own_scope
     from crucible_otel.otel.engine import Engine
     from crucible_otel.otel.projection import TelemetryProjection
+    from crucible_otel.otel.short_ways import open_short_ways
 
     # Not at their first use: a child forked while another thread imports a module would wait for that for ever.
     from crucible_otel.verbs import attaching, call, dataset, emit, inference, spans, training, workflow  # noqa: F401
@@ -291,8 +292,12 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
     new.projection, new.engine = projection, engine
     bus.on_failure = projection.handler_failed
     bus.on_change(engine.rearm)
-    new.operations = projection.hot_operations(
-        pipeline.traces.hot_spans(settings, new.clock),
+    new.operations = open_short_ways(
+        projection,
+        engine,
+        bus,
+        spans=pipeline.traces.hot_spans(settings, new.clock),
+        tracer=pipeline.tracer(),
         slow_s=settings.slow_call_threshold_ms / 1000,
         rate=settings.call_sample_rate,
         step_rate=settings.step_sample_rate,

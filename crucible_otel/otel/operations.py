@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import random
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Tracer
@@ -28,60 +28,20 @@ from crucible_otel.otel.live import LiveSpan
 from crucible_otel.otel.naming import named
 from crucible_otel.otel.parts import divide
 from crucible_otel.otel.record import Shape
+from crucible_otel.otel.rows import Values, compiled_row, compiled_values, totals_of
 from crucible_otel.semconv.model import Event as EventSpec
-from crucible_otel.semconv.model import Feed, Field, Operation
+from crucible_otel.semconv.model import Feed, Operation
 from crucible_otel.semconv.names import RESULT
 from crucible_otel.semconv.registry import EVENTS
 
 _PREPARED = 4_096
 _SUCCESS = "success"
 _FAILED = ("failure", "timeout")
-Values: TypeAlias = "tuple[Any, ...]"
-"""What was measured besides the duration, in the order of the fields; durations in seconds, None for what was not."""
-
 KINDS: Mapping[str, SpanKind] = {
     "internal": SpanKind.INTERNAL,
     "client": SpanKind.CLIENT,
     "server": SpanKind.SERVER,
 }  # fmt: skip
-
-_VALUES = """
-def values(get, duration):
-    {read}
-    {rest}
-    return ({values},)
-"""
-_REST = """{name} = None
-    if {any_told}:
-        {name} = duration{parts}
-        if {name} < 0:
-            return None
-"""
-_ROW = """
-def bind(owner, extend, buffer, full, fold):
-    def plain(duration):
-        extend((owner, {plain}))
-        if len(buffer) >= full:
-            fold()
-    def told(duration, values):
-        {values} = values
-        extend((owner, {told}))
-        if len(buffer) >= full:
-            fold()
-    return plain, told
-"""
-
-
-class HotSpans(Protocol):
-    """What takes the spans of hot operations.
-
-    Attributes:
-        buffer: Where they are made and kept.
-        on_give_way: To be set to what is called when the SDK is to make them from then on.
-    """
-
-    buffer: SpanBuffer
-    on_give_way: Callable[[], object] | None
 
 
 class Prepared(NamedTuple):
@@ -150,9 +110,9 @@ class HotOperation:
         self._fed = tuple(frozenset(_fed_by(spec)) for spec in operation.hot)
         self.events = frozenset().union(*self._fed)
         told = [field for field in operation.stop.fields if field.measurement and field.attribute]
-        self._values = _values(operation.stop, told)
+        self._values = compiled_values(operation.stop, told)
         self._value_names = tuple(field.attribute for field in told)
-        self._rows = tuple(_row(family, told) for family in self._families)
+        self._rows = tuple(compiled_row(family, told) for family in self._families)
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
         self.running: dict[int, Any] = {}
         self.left: dict[int, Any] = {}
@@ -307,41 +267,6 @@ def finish(prepared: Prepared, span: Span, end_ns: int, values: Values, more: Ma
     span.end(end_time=end_ns)
 
 
-def _values(stop: EventSpec, told: Sequence[Field]) -> Callable[[Callable[[str], Any], int], Values | None]:
-    """Compile what puts measurements in the order of their fields, with what the parts leave of the duration."""
-    read = [f"{field.name} = get({field.name!r})" for field in told if field.name != stop.rest]
-    rest = ""
-    if stop.rest:
-        rest = _REST.format(
-            name=stop.rest,
-            any_told=" or ".join(f"{part} is not None" for part in stop.parts),
-            parts="".join(f" - ({part} or 0)" for part in stop.parts),
-        )
-    texts = (
-        f"None if {field.name} is None else {field.name} * 1e-9" if field.unit == "ns" else field.name for field in told
-    )
-    scope: dict[str, Any] = {}
-    exec(_VALUES.format(read="; ".join(read), rest=rest, values=", ".join(texts)), scope)
-    values: Callable[[Callable[[str], Any], int], Values | None] = scope["values"]
-    return values
-
-
-def _row(family: Family, told: Sequence[Field]) -> Callable[..., Any]:
-    """Compile what makes a family's record of a duration and values."""
-    totals, named_values = _totals(family), {field.name for field in told}
-    nothing = {name: "0" if name in totals else "None" for name in family.columns}
-    plain = [name if name == "duration" else nothing[name] for name in family.columns]
-    rows = [
-        f"{name} or 0" if name in totals else name if name in named_values else text
-        for name, text in zip(family.columns, plain, strict=True)
-    ]
-    scope: dict[str, Any] = {}
-    values = "".join(f"{field.name}, " for field in told)
-    exec(_ROW.format(plain=", ".join(plain), told=", ".join(rows), values=values), scope)
-    bind: Callable[..., Any] = scope["bind"]
-    return bind
-
-
 def _fed_by(spec: EventSpec) -> Iterable[str]:
     """Return the names of the events that feed the metrics of a record."""
     metrics = {feed.metric.name for feed in spec.feeds}
@@ -361,13 +286,7 @@ def _column(event: Event, family: Family, name: str) -> Any:
     value = event.value(name)
     if value is not None and name in family.timed:
         return value * 1e-9
-    return 0 if value is None and name in _totals(family) else value
-
-
-def _totals(family: Family) -> set[str]:
-    """Return the columns that are only added up, for which nothing is as good as 0."""
-    feeds = family.spec.feeds
-    return {feed.field for feed in feeds if feed.how == "sum"} - {feed.field for feed in feeds if feed.how != "sum"}
+    return 0 if value is None and name in totals_of(family) else value
 
 
 _OPERATIONS: weakref.WeakSet[HotOperation] = weakref.WeakSet()

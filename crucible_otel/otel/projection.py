@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry import trace
@@ -25,9 +24,8 @@ from crucible_otel.otel.handle import Handle
 from crucible_otel.otel.labelling import Plan
 from crucible_otel.otel.labels import label
 from crucible_otel.otel.naming import named
-from crucible_otel.otel.operations import HotOperation, HotSpans
+from crucible_otel.otel.operations import HotOperation
 from crucible_otel.otel.parts import divide
-from crucible_otel.otel.record_spans import RecordSpans
 from crucible_otel.otel.values import spelled
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Severity
@@ -72,51 +70,6 @@ class TelemetryProjection:
         engine.report = self.report
         self.hot_ends: Mapping[str, HotOperation] = {}
 
-    def hot_operations(
-        self, spans: HotSpans | None, *, slow_s: float, rate: float = 1.0, step_rate: float = 0.0
-    ) -> Mapping[str, HotOperation]:
-        """Return the hot operations, whose spans go to a buffer.
-
-        Args:
-            spans: Has the buffer; None when the provider is the application's, which makes the spans then.
-            slow_s: From which duration on a span is kept whatever the rate says.
-            rate: Share of the spans that are kept.
-            step_rate: Share of the records of hot events with a span, such as training steps, that get one.
-        """
-        buffer = spans.buffer if spans is not None else None
-        made = {
-            operation.name: HotOperation(
-                operation,
-                self._engine,
-                buffer=buffer,
-                tracer=self._tracer,
-                wants=self._bus.wants,
-                refused=self._count,
-                slow_s=slow_s,
-                rate=rate,
-            )
-            for operation in OPERATIONS.values()
-            if operation.hot
-        }
-        for each in made.values():
-            self._bus.on_change(each.rearm)
-        self.hot_ends = {event: each for each in made.values() for event in each.events}
-        recorded = []
-        for family in self._engine.families.values() if step_rate > 0.0 else ():
-            if family.spec.span:
-                family.spans = RecordSpans(
-                    family.spec,
-                    family.columns,
-                    clock=self._engine.clock,
-                    rate=step_rate,
-                    buffer=buffer,
-                    tracer=self._tracer,
-                )
-                recorded.append(family.spans)
-        if spans is not None:
-            spans.on_give_way = functools.partial(_give_way, (*made.values(), *recorded))
-        return made
-
     # -- what the runtime calls --------------------------------------------------------------------------------------
 
     def opened(self, event: Event, scope: Scope) -> None:
@@ -141,7 +94,7 @@ class TelemetryProjection:
         self._feed(event, scope)
         refusals = Refusals()
         attributes, new = of_end(event, scope.fields if scope is not None else {}, refusals)
-        self._count(refusals)
+        self.count(refusals)
         self._log.operation(event, attributes)
         result = str(event.metadata.get("result", "success"))
         if scope is None:
@@ -324,16 +277,12 @@ class TelemetryProjection:
     def _attributes(self, event: Event) -> dict[str, Any]:
         refusals = Refusals()
         attributes = of_event(event, refusals)
-        self._count(refusals)
+        self.count(refusals)
         return attributes
 
-    def _count(self, refusals: Refusals) -> None:
+    def count(self, refusals: Refusals) -> None:
+        """Count what had to be converted or dropped."""
         if refusals.converted:
             self._engine.update(REFUSED, "sum", ("converted",), refusals.converted)
         if refusals.dropped:
             self._engine.update(REFUSED, "sum", ("dropped",), refusals.dropped)
-
-
-def _give_way(operations: Iterable[HotOperation | RecordSpans]) -> None:
-    for each in operations:
-        each.give_way()

@@ -16,7 +16,8 @@ from crucible_otel.events.scope import NOTHING, Scope, in_context
 from crucible_otel.otel.buffer import SPAN_KEY, THINNED
 from crucible_otel.otel.event_log import FAILED
 from crucible_otel.otel.live import LiveSpan
-from crucible_otel.otel.operations import HotOperation, Prepared, Values, finish
+from crucible_otel.otel.operations import HotOperation, Prepared, finish
+from crucible_otel.otel.rows import Values
 from crucible_otel.verbs.managed import Managed
 
 _SECOND_NS = 1e9
