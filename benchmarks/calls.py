@@ -41,7 +41,7 @@ _MODES: dict[str, dict[str, Any]] = {
 _TARGETS = {(SPANS, WHOLE): 60.0, (ONLY_METRICS, WHOLE): 120.0}
 _ENCODING_TARGET = 30.0
 _ROWS, _ITEMS = 1024, 512
-_SLICE = {SPANS: 16 * _ROWS, ONLY_METRICS: 64 * _ROWS, OFF: 64 * _ROWS}
+_SLICE = {SPANS: 16 * _ROWS, ONLY_METRICS: 32 * _ROWS, OFF: 32 * _ROWS}
 _SDK_SLICE = 2 * _ROWS
 _FLUSH_S = 60.0
 
@@ -131,7 +131,7 @@ def _measure(mode: str, quick: bool) -> dict[str, Any]:
             theirs(SMALL, "plain()", plain=sdk.plain),
         ]
         bare = Case("(the bare loop)", _driver("pass", rows, flush=lambda: None), chunk=rows)
-        spent = rounds(cases, 3 if quick else 11, bare=bare)
+        spent = rounds(cases, 3 if quick else 9, bare=bare)
         encoded = context.run(_encode, quick) if mode == SPANS else {}
         sdk.shutdown()
         made = sum(case.made for case in cases if case.name in (WHOLE, SMALL))

@@ -20,7 +20,7 @@ What telemetry adds to such a loop, as CPU time of the process: the calls where 
 the export (collection, encoding and OTLP/HTTP of metrics, logs and spans), and what other threads of the process do
 meanwhile. First with an export forced every 512 steps, which is far too often; then in longer stretches that are left
 to themselves, with one export every 60 s as by default, and the log events sent whenever they are. *With a span per
-step* is `step_sample_rate=1`, in a process of its own: spans leave when they are due, and each stretch of 4,096 steps
+step* is `step_sample_rate=1`, in a process of its own: spans leave when they are due, and each stretch of 2,048 steps
 ends with a flush of everything, which is counted."""
 
 _EXPORT_AT, _STRETCH, _INTERVAL_S = 512, 4096, 60.0
@@ -111,7 +111,7 @@ def _with_spans(quick: bool) -> dict[str, Any]:
             if variant.name in spent:
                 spent[variant.name].append(process_time_ns() - begun)
 
-        rounds, calls = (1, 64) if quick else (3, _STRETCH)
+        rounds, calls = (1, 64) if quick else (3, _STRETCH // 2)
         measure_rounds(of, train, rounds, calls, after=export)
         (signal,) = (each for each in shared.telemetry.status()["signals"] if each["signal"] == "traces")
     step_ns = statistics.median(of[PLAIN].step_ns + of[CONTROL].step_ns)
