@@ -17,6 +17,7 @@ from crucible_otel.events.runtime import Runtime
 from crucible_otel.events.sanitize import Refusals
 from crucible_otel.events.scope import Scope, carrying, chain, current, innermost
 from crucible_otel.otel.attributes import of_end, of_event
+from crucible_otel.otel.buffer import THINNED
 from crucible_otel.otel.engine import Engine
 from crucible_otel.otel.event_log import FAILED, EventLog
 from crucible_otel.otel.exceptions import described, message
@@ -26,9 +27,10 @@ from crucible_otel.otel.labels import label
 from crucible_otel.otel.naming import named
 from crucible_otel.otel.operations import HotOperation
 from crucible_otel.otel.parts import divide
+from crucible_otel.otel.record import Shape
 from crucible_otel.otel.values import spelled
 from crucible_otel.semconv.model import Event as EventSpec
-from crucible_otel.semconv.model import Severity
+from crucible_otel.semconv.model import Operation, Severity
 from crucible_otel.semconv.names import ERROR_TYPE, EXCEPTION_EVENT, INCOMPLETE, RESULT
 from crucible_otel.semconv.registry import EVENTS, OPERATIONS
 from crucible_otel.semconv.sdk import EVICTIONS, FAULTS, HANDLER_FAILURES, REFUSED
@@ -77,13 +79,14 @@ class TelemetryProjection:
         operation = scope.operation
         scope.fields = {**event.metadata, **event.measurements}
         attributes = self._attributes(event)
-        scope.span = self._tracer.start_span(
-            named(operation.span, event),
-            kind=_KINDS[operation.kind],
-            attributes=attributes,
-            start_time=event.time_ns,
-        )
-        scope.context = trace.set_span_in_context(scope.span, carrying(scope))
+        name, kind, hot = named(operation.span, event), _KINDS[operation.kind], self._hot(operation)
+        scope.context = carrying(scope)
+        if hot is not None:
+            scope.span = hot.start(Shape(name, kind, attributes), scope.context, event.time_ns)
+        else:
+            scope.span = self._tracer.start_span(name, kind=kind, attributes=attributes, start_time=event.time_ns)
+        if scope.span is not None and scope.span is not THINNED:
+            scope.context = trace.set_span_in_context(scope.span, scope.context)
         self._feed(event, scope)
         self._log.operation(event, attributes)
 
@@ -101,7 +104,7 @@ class TelemetryProjection:
             template = OPERATIONS[event.spec.operation].span
             span = self._after_the_fact(template, event, {RESULT: result, **attributes})
         else:
-            span = scope.span
+            span = self._kept(event, scope, result, attributes) if scope.span is THINNED else scope.span
             if span is not None:
                 span.set_attributes({RESULT: result, **new})
         if span is None:
@@ -222,6 +225,23 @@ class TelemetryProjection:
             of_run: Handle = scope.handles.get(spec.name) or self._engine.handle(spec, labels, scope, {})
             found = scope.handles[key] = family.handle(of_run.owner, silent=True)
         return found
+
+    def _hot(self, operation: Operation) -> HotOperation | None:
+        """Return what makes the spans of an operation: all of one, whoever listens, are sampled and bounded alike."""
+        hot = self.hot_ends.get(operation.stop.name)
+        return hot if hot is not None and hot.operation is operation else None
+
+    def _kept(self, event: Event, scope: Scope, result: str, attributes: dict[str, Any]) -> Span | None:
+        """Make the span of what the rate leaves out, if it failed or was slow, after all."""
+        operation = scope.operation
+        hot = self._hot(operation)
+        if hot is None:
+            return None
+        slow = (event.measurements.get("duration") or 0) >= hot.slow_s * 1e9
+        if not (slow or result in FAILED or isinstance(event.error, Terminated)):
+            return None
+        shape = Shape(named(operation.span, event), _KINDS[operation.kind], attributes)
+        return hot.start(shape, scope.inside(), scope.started_ns, kept=True)
 
     def _feed(self, event: Event, scope: Scope | None = None) -> None:
         if (hot := self.hot_ends.get(event.spec.name)) is not None:

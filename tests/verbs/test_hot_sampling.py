@@ -26,7 +26,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 import crucible_otel as cx
 from crucible_otel.export import providers
 from crucible_otel.testing import FakeClock
-from tests.captured import Capture
+from tests.captured import Capture, listen
 
 pytestmark = pytest.mark.usefixtures("fresh", "no_complaints")
 
@@ -100,15 +100,18 @@ OUTCOMES: Mapping[Callable[[FakeClock, Any], None], bool] = {
 """How it ends -> whether it is kept although the rate leaves it out."""
 
 
+@pytest.mark.parametrize("listening", [False, True], ids=["short", "all_events"])
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 def test_a_call_has_a_span_if_the_sampler_and_the_rate_keep_it(
-    capture: Capture, monkeypatch: pytest.MonkeyPatch, sampler: Sampler, outcome: Any, rate: float
+    capture: Capture, monkeypatch: pytest.MonkeyPatch, sampler: Sampler, outcome: Any, rate: float, listening: bool
 ) -> None:
     """Never against the sampler, whatever becomes of the call; metrics count all of them."""
     monkeypatch.setattr(providers, "sampler", lambda settings, environ: sampler)
     clock = capture.stopped(call_sample_rate=rate, slow_call_threshold_ms=1000)
+    if listening:
+        listen()
     before, left = otel_context.get_current(), 0
     for parent in PARENTS.values():
         context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
@@ -137,9 +140,14 @@ def test_a_call_has_a_span_if_the_sampler_and_the_rate_keep_it(
     assert len(PARENTS) == sum(point.value for point in capture.points("crucible.calls"))
 
 
-def test_what_is_inside_of_a_call_without_a_span_is_inside_of_what_is_around_it(capture: Capture) -> None:
+@pytest.mark.parametrize("listening", [False, True], ids=["short", "all_events"])
+def test_what_is_inside_of_a_call_without_a_span_is_inside_of_what_is_around_it(
+    capture: Capture, listening: bool
+) -> None:
     """Its parent is there; a call that fails afterwards stands beside what it held."""
     capture.configure(call_sample_rate=0)
+    if listening:
+        listen()
     with suppress(ValueError), cx.stage("s"), cx.call("a", "left out"), cx.call("a", "fails"):
         with cx.stage("inner"), trace.get_tracer("theirs").start_as_current_span("full"):
             pass
