@@ -49,7 +49,7 @@ def measure(quick: bool) -> Section:
     """Measure in a child."""
     found = figures("scaling", str(quick))
     results = []
-    for what, of in (("threads", "of {} threads"), ("series", "over {} series"), ("number", "of {}")):
+    for what, of in (("threads", "of {} threads"), ("series", "over {} series"), ("number", "of {} records")):
         for name, each in found[what].items():
             for key, ns in each.items():
                 many = of.format(f"{int(key):,}") if (what, key) != ("threads", "1") else "of 1 thread"
@@ -76,6 +76,7 @@ def _measure(quick: bool) -> dict[str, Any]:
             gpu="off",
             call_sample_rate=0.0,
             cardinality_limit=2 * max(many),
+            exit_timeout_s=_FLUSH_S,
         ) as telemetry,
     ):
         drives = {name: _compiled(body) for name, body in _DRIVES.items()}
