@@ -23,7 +23,7 @@ from crucible_otel.export.encode_spans import (
     status_field,
     uint32,
 )
-from crucible_otel.export.protobuf import attributes, delimited, key_value, text
+from crucible_otel.export.protobuf import attributes, delimited, key_value, signed, text
 from crucible_otel.export.readable import attributes_of
 from crucible_otel.otel.limits import Limits
 from crucible_otel.otel.record import Extra, Record, Shape
@@ -50,12 +50,16 @@ def write(trace_id, span_id, parent_id, start_ns, end_ns, values):
 class _Encoded:
     """What is prepared for a shape: a writer for each combination of kinds of values that occurs."""
 
-    __slots__ = ("name_and_kind", "whole", "writers")
+    __slots__ = ("child", "name_and_kind", "root", "whole", "writers")
 
     def __init__(self, shape: Shape, limits: Limits) -> None:
         self.name_and_kind = text(_NAME, shape.name) + KINDS[shape.kind]
         self.whole = limits.hold(shape.attributes, len(shape.fields))
         self.writers: dict[tuple[Any, ...], _Writer] = {}
+        self.root: _Writer | None = None
+        self.child: _Writer | None = None
+        if shape.types is not None and self.whole:
+            self.root, self.child = (_writer(shape, self, root=root, kinds=shape.types) for root in (True, False))
 
 
 def span_body(record: Record, limits: Limits) -> bytes:
@@ -71,8 +75,10 @@ def span_body(record: Record, limits: Limits) -> bytes:
         encoded = shape.encoded = _Encoded(shape, limits)
     if extra is not None or not encoded.whole:
         return _at_length(record, encoded, limits)
-    kinds = (parent_id == 0, *map(type, values))
-    writer = encoded.writers.get(kinds) or _new_writer(shape, encoded, kinds)
+    writer: _Writer | None = encoded.child if parent_id else encoded.root
+    if writer is None:
+        kinds = (parent_id == 0, *map(type, values))
+        writer = encoded.writers.get(kinds) or _new_writer(shape, encoded, kinds)
     return writer(trace_id, span_id, parent_id, start_ns, end_ns, values)
 
 
@@ -117,6 +123,10 @@ def _writer(shape: Shape, encoded: _Encoded, *, root: bool, kinds: tuple[type, .
         if kind is float:
             before += key_value(_ATTRIBUTES, name, 0.0)[:-8]
             place("d", f"values[{index}]", b"")
+        elif kind is int:
+            pack()
+            scope[f"w{index}"] = _int_writer(name)
+            pieces.append(f"w{index}(values[{index}])")
         elif kind is not type(None):
             pack()
             pieces.append(f"key_value({_ATTRIBUTES}, {name!r}, values[{index}])")
@@ -124,6 +134,20 @@ def _writer(shape: Shape, encoded: _Encoded, *, root: bool, kinds: tuple[type, .
         pack()
     exec(_SOURCE.format(pieces=" + ".join(pieces)), scope)
     write: _Writer = scope["write"]
+    return write
+
+
+def _int_writer(name: str) -> Callable[[int], bytes]:
+    """Return what writes an attribute that is a whole number; what stands before that depends on its length only."""
+    heads: dict[int, bytes] = {}
+
+    def write(value: int) -> bytes:
+        content = signed(value)
+        head = heads.get(len(content))
+        if head is None:
+            head = heads[len(content)] = key_value(_ATTRIBUTES, name, value)[: -len(content)]
+        return head + content
+
     return write
 
 

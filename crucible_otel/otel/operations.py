@@ -53,6 +53,7 @@ class Prepared(NamedTuple):
         metadata: What its start event says.
         start: What its span starts with.
         stop: What its span is when it ended well.
+        full: What it is when all that can be measured of it was.
         plain: ``plain(duration_s)`` for each of its records, to be put when nothing else was measured.
         told: ``told(duration_s, values)`` for each, when something was.
         gauges: ``set(get)`` for each gauge that an end without exception sets.
@@ -63,6 +64,7 @@ class Prepared(NamedTuple):
     metadata: Mapping[str, Any]
     start: Shape
     stop: Shape
+    full: Shape
     plain: tuple[Callable[[float], None], ...]
     told: tuple[Callable[[float, Values], None], ...]
     gauges: tuple[Callable[[Callable[[str], Any]], None], ...]
@@ -103,6 +105,7 @@ class HotOperation:
         rate: float = 1.0,
     ) -> None:
         self.operation, self.buffer, self.slow_s = operation, buffer, slow_s
+        self._slow_ns = round(slow_s * 1e9)
         self._rate, self._random = rate, random.Random().random  # not the global one, which training code seeds
         self.now, self.time_ns = engine.clock.now, engine.clock.time_ns
         self._engine, self._tracer, self._wants, self.refused = engine, tracer, wants, refused
@@ -112,6 +115,7 @@ class HotOperation:
         told = [field for field in operation.stop.fields if field.measurement and field.attribute]
         self._values = compiled_values(operation.stop, told)
         self._value_names = tuple(field.attribute for field in told)
+        self._value_types = tuple(int if field.unit != "ns" and field.type == "int" else float for field in told)
         self._rows = tuple(compiled_row(family, told) for family in self._families)
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
         self.running: dict[int, Any] = {}
@@ -182,11 +186,23 @@ class HotOperation:
             shape.name, context=context, kind=shape.kind, attributes=shape.attributes, start_time=start_ns
         )
 
-    def leaf(self, prepared: Prepared, context: Context, start_ns: int, end_ns: int, values: Values) -> None:
-        """Make the span of one that has ended well, and in which nothing else happened."""
-        slow = end_ns - start_ns >= self.slow_s * 1e9
+    def leaf(
+        self, prepared: Prepared, context: Context, start_ns: int, end_ns: int, values: Values, *, full: bool = False
+    ) -> None:
+        """Make the span of one that has ended well, and in which nothing else happened.
+
+        Args:
+            prepared: What is the same for all.
+            context: Where its parent is found.
+            start_ns: When it started, in nanoseconds since the epoch.
+            end_ns: When it ended.
+            values: What was measured.
+            full: Whether all that can be measured was, and each value has its field's own type.
+        """
+        slow = end_ns - start_ns >= self._slow_ns
         if self.buffer is not None:
-            self.buffer.leaf(prepared.stop, context, start_ns, end_ns, values, kept=slow)
+            shape = prepared.full if full else prepared.stop
+            self.buffer.leaf(shape, context, start_ns, end_ns, values, kept=slow)
             return
         span = self.start(prepared.start, context, start_ns, kept=slow)
         if span is not None and span is not THINNED:
@@ -226,6 +242,7 @@ class HotOperation:
             event.metadata,
             Shape(name, kind, attributes),
             Shape(name, kind, {**attributes, RESULT: _SUCCESS}, self._value_names),
+            Shape(name, kind, {**attributes, RESULT: _SUCCESS}, self._value_names, self._value_types),
             tuple(plain for plain, _ in adapted),
             tuple(told for _, told in adapted),
             tuple(self._gauge(feed, event) for feed in operation.stop.feeds if feed.how == "set"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry._logs import Logger
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
 from crucible_otel.events.event import Event
 from crucible_otel.events.outcome import Terminated
@@ -25,7 +25,7 @@ from crucible_otel.otel.handle import Handle
 from crucible_otel.otel.labelling import Plan
 from crucible_otel.otel.labels import label
 from crucible_otel.otel.naming import named
-from crucible_otel.otel.operations import HotOperation
+from crucible_otel.otel.operations import KINDS, HotOperation
 from crucible_otel.otel.parts import divide
 from crucible_otel.otel.record import Shape
 from crucible_otel.otel.values import spelled
@@ -37,8 +37,6 @@ from crucible_otel.semconv.sdk import EVICTIONS, FAULTS, HANDLER_FAILURES, REFUS
 from crucible_otel.semconv.training import NONFINITE_EVENT, TRAINING, WATCHED
 
 logger = logging.getLogger("crucible_otel")
-
-_KINDS = {"internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT, "server": SpanKind.SERVER}
 
 
 class TelemetryProjection:
@@ -79,7 +77,7 @@ class TelemetryProjection:
         operation = scope.operation
         scope.fields = {**event.metadata, **event.measurements}
         attributes = self._attributes(event)
-        name, kind, hot = named(operation.span, event), _KINDS[operation.kind], self._hot(operation)
+        name, kind, hot = named(operation.span, event), KINDS[operation.kind], self._hot(operation)
         scope.context = carrying(scope)
         if hot is not None:
             scope.span = hot.start(Shape(name, kind, attributes), scope.context, event.time_ns)
@@ -240,7 +238,7 @@ class TelemetryProjection:
         slow = (event.measurements.get("duration") or 0) >= hot.slow_s * 1e9
         if not (slow or result in FAILED or isinstance(event.error, Terminated)):
             return None
-        shape = Shape(named(operation.span, event), _KINDS[operation.kind], attributes)
+        shape = Shape(named(operation.span, event), KINDS[operation.kind], attributes)
         return hot.start(shape, scope.inside(), scope.started_ns, kept=True)
 
     def _feed(self, event: Event, scope: Scope | None = None) -> None:

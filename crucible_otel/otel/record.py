@@ -27,13 +27,22 @@ class Shape:
         kind: Their kind.
         attributes: Those they start with, and their result.
         fields: The attributes of their values, in order; a value that is None is absent.
+        types: The types of the values, where all spans have values of the same; None where they differ.
         encoded: What an encoder has prepared for them; its own business.
     """
 
-    __slots__ = ("attributes", "encoded", "fields", "kind", "name")
+    __slots__ = ("attributes", "encoded", "fields", "kind", "name", "types")
 
-    def __init__(self, name: str, kind: SpanKind, attributes: Mapping[str, Any], fields: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: SpanKind,
+        attributes: Mapping[str, Any],
+        fields: Sequence[str] = (),
+        types: tuple[type, ...] | None = None,
+    ) -> None:
         self.name, self.kind, self.attributes, self.fields = name, kind, attributes, tuple(fields)
+        self.types = types
         self.encoded: Any = None
 
     def values(self, given: Sequence[Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.names import RESULT
 
 _NUMBERS = (float, int)
+_USUAL = frozenset((float, int, type(None)))
 
 
 class RecordSpans:
@@ -52,13 +53,10 @@ class RecordSpans:
     ) -> None:
         self._spec, self._clock, self._rate, self._buffer, self._tracer = spec, clock, rate, buffer, tracer
         fields = {field.name: field for field in spec.fields}
-        told = [(place, fields[name]) for place, name in enumerate(columns) if name != "duration"]
-        self._places = tuple(place for place, _ in told)
-        self._names = tuple(field.attribute for _, field in told)
         totals = {feed.field for feed in spec.feeds if feed.how == "sum"}
-        self._totals = frozenset(
-            field.attribute for _, field in told if field.name in totals
-        )  # 0 where nothing is told
+        told = [name for name in columns if name != "duration"]
+        self._names = tuple(fields[name].attribute for name in told)
+        self._totals = tuple(name in totals for name in told)  # 0 where nothing is told
         self._duration = tuple(columns).index("duration")
         self._random = random.Random()  # seeded by the system; not the generator that training code seeds
         self._last: tuple[Owner | None, Scope | None, Shape | None] = (None, None, None)
@@ -80,14 +78,10 @@ class RecordSpans:
         if shape is None or owner is not known_owner or scope is not known_scope:
             shape = self._shape(owner, scope)
             self._last = (owner, scope, shape)
-        # A tensor that is still on its device is not waited for.
-        given = [columns[place] for place in self._places]
-        values = tuple(
-            [
-                value if type(value) in _NUMBERS and (value or name not in self._totals) else None
-                for name, value in zip(self._names, given, strict=True)
-            ]
-        )
+        place = self._duration
+        values = (*columns[:place], *columns[place + 1 :])
+        if 0 in values or not _USUAL.issuperset(map(type, values)):
+            values = self._told(values)
         end_ns = self._clock.time_ns()
         start_ns = end_ns - round(duration_s * 1e9)
         if self._buffer is not None:
@@ -96,6 +90,15 @@ class RecordSpans:
         attributes = {**shape.attributes, **shape.values(values)}
         span = self._tracer.start_span(shape.name, context=context, attributes=attributes, start_time=start_ns)
         span.end(end_time=end_ns)
+
+    def _told(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        """Return values without what was not told; a tensor that is still on its device is not waited for."""
+        return tuple(
+            [
+                value if type(value) in _NUMBERS and (value or not is_total) else None
+                for value, is_total in zip(values, self._totals, strict=True)
+            ]
+        )
 
     def give_way(self) -> None:
         """Have the tracer make the spans from now on."""

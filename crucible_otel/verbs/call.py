@@ -119,10 +119,13 @@ class Call(Timed):
             nbytes: Bytes of its arguments and result.
             error: What it failed with: an exception, or words.
         """
-        if error is None and type(duration_ns) is type(nbytes) is int and nbytes >= 0 <= duration_ns < _LONG_NS:
+        if error is None and not (self._nbytes or self._yields):
             try:
                 rest = duration_ns - queue_ns - serialize_ns - execute_ns - deserialize_ns  # type: ignore[operator]
-                if min(rest, queue_ns, serialize_ns, execute_ns, deserialize_ns) >= 0 and self._leaf(  # type: ignore[type-var,operator]
+                # Of whole numbers only, and not negative if none of them is.
+                if 0 <= (
+                    rest | queue_ns | serialize_ns | execute_ns | deserialize_ns | nbytes  # type: ignore[operator]
+                ) < _LONG_NS and self._leaf(
                     duration_ns,
                     (
                         queue_ns * 1e-9,  # type: ignore[operator]
@@ -132,9 +135,10 @@ class Call(Timed):
                         rest * 1e-9,
                         nbytes,
                     ),
+                    full=True,
                 ):
                     return
-            except TypeError:  # a phase is not known, or no number
+            except TypeError:  # something is not known, or no whole number
                 pass
         self._record(duration_ns, (queue_ns, serialize_ns, execute_ns, deserialize_ns), nbytes, error)
 

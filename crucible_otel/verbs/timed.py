@@ -106,7 +106,7 @@ class Timed(Managed):
             one._origin = self
         return one
 
-    def _leaf(self, duration_ns: int, values: Values) -> bool:
+    def _leaf(self, duration_ns: int, values: Values, *, full: bool = False) -> bool:
         """Put one that has ended just now and in which nothing else happened; False where the short way is closed."""
         hot = runtime().operations.get(self._operation.name)
         if hot is None or not hot.direct:
@@ -121,7 +121,7 @@ class Timed(Managed):
         for put in ready.told:
             put(duration_s, values)
         end_ns = hot.time_ns()
-        hot.leaf(ready, context, end_ns - duration_ns, end_ns, values)
+        hot.leaf(ready, context, end_ns - duration_ns, end_ns, values, full=full)
         return True
 
     def _leaf_of(self, duration_ns: int, measured: dict[str, Any]) -> bool:

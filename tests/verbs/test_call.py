@@ -389,3 +389,27 @@ def test_handlers_get_both_ends(capture: Capture) -> None:
         {**identity, "result": "ok"},
     ) == seen[1]
     assert ("snakepit.call.exception", {"duration": 0}, "ValueError: no") == (*seen[3][:2], seen[3][2]["reason"])
+
+
+def test_what_the_object_says_holds_for_recorded_calls(capture: Capture) -> None:
+    """Bytes of every call of it are added, further fields stand on the span of the next one only."""
+    capture.configure()
+    call = cx.call("numpy", "sum", bytes=100)
+    call.set(shard=3)
+    for _ in range(2):
+        call.record(10 * MS, queue_ns=MS, serialize_ns=MS, execute_ns=MS, deserialize_ns=MS, nbytes=5)
+    assert 210 == capture.value("crucible.call.io")
+    assert [3, None] == [span.attributes.get("shard") for span in capture.named("call numpy.sum")]
+
+
+def test_a_call_of_which_all_is_known_is_like_any(capture: Capture) -> None:
+    """Its values have the types of their fields, and what they leave of the duration is told."""
+    capture.configure()
+    cx.call("numpy", "sum").record(10 * MS, queue_ns=MS, serialize_ns=0, execute_ns=5 * MS, deserialize_ns=0, nbytes=7)
+    span = capture.span("call numpy.sum")
+    assert (10 * MS, pytest.approx(0.004), 7) == (
+        span.end_time - span.start_time,
+        span.attributes["crucible.call.unattributed_time"],
+        span.attributes["crucible.call.io_bytes"],
+    )
+    assert 1 == capture.value("crucible.calls")
