@@ -1,7 +1,7 @@
 """What waits for an exporter: bounded by bytes, and counted.
 
 What puts items in takes no lock: each statement that counts is one that CPython, with its GIL, does not interrupt
-between reading a number and writing it.
+between reading a number and writing it. It may do so at a call, so none of these statements has one.
 
 When it is full, what comes next is dropped, and counted. To drop the oldest instead would take from the exporter what
 is about to leave. But a span ends after the spans inside it, so what comes next is often the parent of all that waits:
@@ -118,7 +118,8 @@ class Backlog:
             How many were accepted: the first ones.
         """
         if self.closed and not late:
-            self._late += len(items)
+            missed = len(items)
+            self._late += missed
             return 0
         accepted = 0
         for start in range(0, len(items), _PIECE):
@@ -126,7 +127,8 @@ class Backlog:
             kept = self._extend(piece)
             accepted += kept
             if kept < len(piece):
-                self._full += len(items) - accepted
+                missed = len(items) - accepted
+                self._full += missed
                 break
             if pace is not None:
                 pace.breathe()
@@ -141,11 +143,12 @@ class Backlog:
         room_items = self._bulk_items - (self._items_in - self._items_taken)
         if size > room_bytes or len(piece) > room_items:
             piece, size = _fitting(piece, room_bytes, room_items)
-        if piece:
+        number = len(piece)
+        if number:
             self._bytes_in += size
-            self._items_in += len(piece)
-            self._entries.append((size, len(piece), piece))
-        return len(piece)
+            self._items_in += number
+            self._entries.append((size, number, piece))
+        return number
 
     def __len__(self) -> int:
         """Return how many items wait."""
