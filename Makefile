@@ -50,12 +50,12 @@ $(VENV)/.ready: pyproject.toml
 demo: setup  ## train a small real model and show what arrived
 	@$(RUN)/crucible-otel demo $(ARGS)
 
-test: setup  ## run the tests, under coverage; ARGS= runs a part, without
+test: setup  ## run the tests on all cores, under coverage; ARGS= runs a part, without
 ifdef ARGS
 	$(RUN)/python -m pytest $(ARGS)
 else
 	@$(RUN)/coverage erase
-	$(RUN)/coverage run -m pytest
+	$(RUN)/coverage run -m pytest -n auto --dist worksteal
 	@$(RUN)/coverage combine --quiet
 endif
 

@@ -42,7 +42,7 @@ def of(receiver: OtlpReceiver) -> Counter[tuple[str, int, str, bool]]:
     )
 
 
-def test_eight_threads_of_twenty_thousand_calls_each_are_counted_and_delivered(capture: Capture) -> None:
+def test_the_calls_of_eight_threads_are_counted_and_delivered(capture: Capture) -> None:
     """While others flush, and end the segments that the trace continues in: none lost, none twice, none an orphan."""
     telemetry = capture.configure(trace_span_limit=1_000, queue_max_bytes=2**32)
     over, errors = threading.Event(), []
@@ -55,7 +55,7 @@ def test_eight_threads_of_twenty_thousand_calls_each_are_counted_and_delivered(c
 
     def work(number: int) -> None:
         try:
-            for _ in range(10_000):
+            for _ in range(1_500):
                 with shared, cx.call("lib", f"own {number}"):
                     pass
         except BaseException as error:
@@ -80,14 +80,14 @@ def test_eight_threads_of_twenty_thousand_calls_each_are_counted_and_delivered(c
     sizes = Counter(span.context.trace_id for span in spans)
     assert max(sizes.values()) <= 1_000 + 1  # the stage is not one of them
     names = Counter(span.name for span in spans)
-    expected = {"call lib.shared": 80_000, **{f"call lib.own {number}": 10_000 for number in range(8)}}
+    expected = {"call lib.shared": 12_000, **{f"call lib.own {number}": 1_500 for number in range(8)}}
     assert {**expected, "run_stage s": 1, "trace_segment": len(sizes) - 1} == names
     counted = {point.attributes["code.function.name"]: point.value for point in capture.points("crucible.calls")}
     assert {name.removeprefix("call lib."): number for name, number in expected.items()} == counted
-    assert 160_000 == sum(point.count for point in capture.points("crucible.call.duration"))
+    assert 24_000 == sum(point.count for point in capture.points("crucible.call.duration"))
 
 
-@pytest.mark.parametrize(("protocol", "rounds"), [("http/protobuf", 1_000), ("grpc", 500)])
+@pytest.mark.parametrize(("protocol", "rounds"), [("http/protobuf", 500), ("grpc", 300)])
 def test_eight_threads_and_concurrent_flushes_lose_and_double_nothing(
     receiver: OtlpReceiver, protocol: str, rounds: int
 ) -> None:
