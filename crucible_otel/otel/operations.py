@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace import NoOpTracer, Span, SpanKind, Tracer
 
 from crucible_otel.events.event import Event
 from crucible_otel.events.sanitize import Refusals
@@ -133,6 +133,10 @@ class HotOperation:
     def give_way(self) -> None:
         """Have the tracer make the spans from now on."""
         self.buffer = None
+
+    def leave(self) -> None:
+        """Make no spans any more: nobody would fetch them."""
+        self.buffer, self._tracer = None, NoOpTracer()
 
     def end_all(self, error: BaseException) -> None:
         """End what is open, as cancelled."""

@@ -182,6 +182,8 @@ class TelemetryProjection:
         """End what is open, and begin nothing more: what happens while the process leaves would count as lost."""
         self._tracer = trace.NoOpTracer()
         end_open()
+        for operation in self.hot_ends.values():
+            operation.leave()
         self._log.stop()
 
     # -- what the engine calls ---------------------------------------------------------------------------------------

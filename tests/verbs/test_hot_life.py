@@ -16,8 +16,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import crucible_otel as cx
+from crucible_otel.events.runtime import runtime
 from crucible_otel.export import providers
 from crucible_otel.otel.live import LiveSpan
+from crucible_otel.otel.projection import TelemetryProjection
 from crucible_otel.semconv.names import INCOMPLETE, RESULT
 from tests.captured import Capture, listen
 
@@ -287,3 +289,16 @@ def test_an_applications_provider_makes_the_spans_itself(
     assert {"call a.slow", "call a.bad"} <= expected.keys()
     assert (2 if rate == 0.0 else 5) == len(expected)
     theirs.shutdown()
+
+
+def test_a_call_that_begins_while_the_process_leaves_has_no_span(capture: Capture) -> None:
+    """What is open has been ended by then, and nobody fetches what comes."""
+    capture.configure()
+    with cx.call("lib", "before"):
+        pass
+    projection = runtime().projection
+    assert isinstance(projection, TelemetryProjection)
+    projection.leave(lambda: None)
+    with cx.call("lib", "late"):
+        pass
+    assert ["/call lib.before"] == capture.paths()
