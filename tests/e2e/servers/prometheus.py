@@ -15,7 +15,7 @@ from tests.e2e.servers.base import Server, free_ports, get, get_json, until
 SCRAPE_S: Final = 0.25
 """How often each target is scraped."""
 
-_TARGETS: Final = 48
+_TARGETS: Final = 96
 
 Labels = dict[str, str]
 
