@@ -19,7 +19,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 from crucible_otel.events.clock import Clock
 from crucible_otel.otel.limits import Limits
 from crucible_otel.otel.live import LiveSpan
-from crucible_otel.otel.record import Extra, Record, Shape
+from crucible_otel.otel.record import Columns, Extra, Record, Shape
 from crucible_otel.otel.sampling import LOW_64, Sampling, Verdict, keeps
 from crucible_otel.otel.segments import Segment, Segments
 from crucible_otel.semconv.names import SEGMENT_NUMBER
@@ -51,6 +51,8 @@ class SpanBuffer:
 
     Attributes:
         records: The spans that have ended and are not fetched yet, oldest first.
+        columns: Those that came by column, likewise.
+        folds: Called before spans are fetched, so that what waits elsewhere comes as columns; may take a lock.
     """
 
     def __init__(
@@ -68,12 +70,14 @@ class SpanBuffer:
         self._sampling = sampling if sampling is not None else Sampling()
         self._bound = round(rate * _ALL)
         self.hurry: Callable[[], object] = hurry if hurry is not None else _nothing
+        self.folds: list[Callable[[], object]] = []
         self._segments = Segments(most, self._segment_ids, self._ended)
         self._begin_anew()
         _BUFFERS.add(self)
 
     def _begin_anew(self) -> None:
         self.records: list[Record] = []
+        self.columns: list[Columns] = []
         self._bits = random.Random().getrandbits  # not the global generator, which training code seeds
         self._segments.forget()
         self._known: tuple[object, int, int, int] = (None, 0, 0, 0)
@@ -149,6 +153,15 @@ class SpanBuffer:
         size = len(records) if most is None else min(most, len(records))
         taken = records[:size]
         del records[:size]
+        return taken
+
+    def fetch_columns(self) -> list[Columns]:
+        """Take the spans that came by column, oldest first."""
+        for fold in self.folds:
+            fold()
+        size = len(self.columns)
+        taken = self.columns[:size]
+        del self.columns[:size]
         return taken
 
     def end_segments(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any, TypeAlias
 
 from opentelemetry.attributes import BoundedAttributes
@@ -82,6 +83,83 @@ class Extra:
         attributes = sum(map(len, (each for _, each, _ in self.events))) + len(self.attributes or ())
         size = 300 + 200 * attributes + 100 * len(self.links)
         return size + sum(_text_bytes(each) for _, each, _ in self.events)
+
+
+class Columns:
+    """Spans of one shape under one parent that have ended and have nothing else, column by column.
+
+    Nothing of it changes any more; a part of it is ``columns[start:stop]``, and its length is its number of spans.
+
+    Attributes:
+        shape: Their shape; what it says of the types of values is not said of these.
+        trace_id: Their trace.
+        parent_id: Their parent's span id, 0 for roots.
+        flags: Their trace flags.
+        span_ids: Their ids, eight bytes each, one after the other.
+        start_ns: When each started, in nanoseconds since the epoch.
+        end_ns: When each ended.
+        values: For each of the shape's fields the values of all spans, as :data:`Record` has them but for the scale;
+            None where no span has one.
+        scales: What each field's values are to be multiplied by; 1 leaves them as they are, whole numbers too.
+    """
+
+    __slots__ = ("end_ns", "flags", "parent_id", "scales", "shape", "span_ids", "start_ns", "trace_id", "values")
+
+    def __init__(
+        self,
+        shape: Shape,
+        trace_id: int,
+        parent_id: int,
+        flags: int,
+        span_ids: bytes,
+        start_ns: Sequence[int],
+        end_ns: Sequence[int],
+        values: tuple[Sequence[Any] | None, ...],
+        scales: tuple[float, ...],
+    ) -> None:
+        self.shape, self.trace_id, self.parent_id, self.flags = shape, trace_id, parent_id, flags
+        self.span_ids, self.start_ns, self.end_ns = span_ids, start_ns, end_ns
+        self.values, self.scales = values, scales
+
+    def __len__(self) -> int:
+        """Return the number of spans."""
+        return len(self.end_ns)
+
+    def __getitem__(self, part: slice) -> Columns:
+        """Return the spans from ``part.start`` to before ``part.stop``; there are no steps."""
+        start, stop, _ = part.indices(len(self))
+        return Columns(
+            self.shape,
+            self.trace_id,
+            self.parent_id,
+            self.flags,
+            self.span_ids[8 * start : 8 * stop],
+            self.start_ns[start:stop],
+            self.end_ns[start:stop],
+            tuple([values if values is None else values[start:stop] for values in self.values]),
+            self.scales,
+        )
+
+    def records(self) -> list[Record]:
+        """Return the spans one by one."""
+        size = len(self)
+        columns = [
+            repeat(None, size)
+            if values is None
+            else values
+            if scale == 1.0
+            else [value if value is None else value * scale for value in values]
+            for values, scale in zip(self.values, self.scales, strict=True)
+        ]
+        rows = zip(*columns, strict=True) if columns else repeat((), size)
+        ids = memoryview(self.span_ids)
+        return [
+            (
+                self.shape, self.trace_id, int.from_bytes(ids[8 * at : 8 * at + 8], "big"), self.parent_id,
+                self.flags, start_ns, end_ns, values, None,
+            )
+            for at, (start_ns, end_ns, values) in enumerate(zip(self.start_ns, self.end_ns, rows, strict=True))
+        ]  # fmt: skip
 
 
 def record_bytes(record: Record) -> int:
