@@ -92,9 +92,9 @@ class Family:
             )
         return self._build(owner, slow)
 
-    def waiting(self) -> list[Any]:
-        """Return the records that are not folded yet, one after the other."""
-        return self.buffer[self._start :]
+    def waiting(self, most: int | None = None) -> list[Any]:
+        """Return the records that are not folded yet, or the last ``most`` rows: before the records they are empty."""
+        return self.buffer[self._start :] if most is None else self.buffer[-most * self.width :]
 
     def rearm(self) -> None:
         """Have every handle look again at who listens."""

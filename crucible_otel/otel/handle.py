@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Record = Callable[..., None]
 
+_LAST_ONES = (8, None)
+"""How many of the waiting records are looked at: what is looked for is mostly the last one, and a thousand are long."""
+
 _TEMPLATE = """
 def build(owner, slow):
     last = now()
@@ -190,11 +193,12 @@ class Handle:
 
     def last_record(self) -> tuple[Any, ...] | None:
         """Return the last record of this handle's owner, without the owner: who keeps it keeps nobody alive."""
-        owner = self.owner
-        buffer, width = self._family.waiting(), self._family.width
-        for start in range(len(buffer) - width, -1, -width):
-            if buffer[start] is owner:
-                return (None, *buffer[start + 1 : start + width])
+        owner, width = self.owner, self._family.width
+        for most in _LAST_ONES:
+            buffer = self._family.waiting(most)
+            for start in range(len(buffer) - width, -1, -width):
+                if buffer[start] is owner:
+                    return (None, *buffer[start + 1 : start + width])
         return owner.tail
 
     def reached(self) -> int | None:
@@ -203,15 +207,18 @@ class Handle:
 
     def next_number(self) -> int:
         """Return the number that a record without one gets next."""
-        family, owner = self._family, self.owner
+        family, owner, width = self._family, self.owner, self._family.width
         number = family.columns.index(family.spec.sequence) + 1 if family.spec.sequence else 0
-        reached = owner.sequence
-        buffer, width = family.waiting(), family.width
-        for start in range(0, len(buffer), width):
-            if buffer[start] is owner:
-                given = buffer[start + number]
-                reached = given if type(given) is int else reached + 1
-        return reached + 1
+        reached, unnumbered = owner.sequence, 0
+        for most in _LAST_ONES:
+            buffer, unnumbered = family.waiting(most), 0
+            for start in range(len(buffer) - width, -1, -width):
+                if buffer[start] is owner:
+                    given = buffer[start + number]
+                    if type(given) is int:
+                        return given + unnumbered + 1
+                    unnumbered += 1
+        return reached + unnumbered + 1
 
     def log_last(self) -> None:
         """Emit the log event of the last record, unless it has been emitted."""

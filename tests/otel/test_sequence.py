@@ -76,3 +76,21 @@ def test_the_next_number_counts_what_is_not_folded() -> None:
     assert (handle.reached(), handle.next_number()) == (201, 202)
     one.snapshot()
     assert (handle.reached(), handle.next_number()) == (201, 202)
+
+
+@pytest.mark.parametrize("others", [0, 5, 50])
+@pytest.mark.parametrize("unnumbered", [0, 1, 50])
+def test_the_next_number_is_found_however_far_back_the_last_one_is(others: int, unnumbered: int) -> None:
+    """Records without a number, and those of another run, may stand between."""
+    one, _, _ = engine()
+    handle = one.handle(STEP_EVENT, ("m",), None, {})
+    other = one.handle(STEP_EVENT, ("n",), None, {})
+    handle.record(loss=1.0, step=200)
+    for _ in range(unnumbered):
+        handle.record(loss=2.0)
+    for number in range(others):
+        other.record(loss=3.0, step=number)
+    assert (200 + unnumbered, 201 + unnumbered) == (handle.reached(), handle.next_number())
+    last = handle.last_record()
+    assert last is not None
+    assert (2.0 if unnumbered else 1.0) in last
