@@ -286,6 +286,8 @@ def install(new: Runtime) -> Runtime:
     """Replace the current runtime and return the one before."""
     global _current
     before, _current = _current, new
+    for operation in before.operations.values():
+        operation.look_again()
     return before
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import random
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import compress
+from typing import Any, Protocol
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -34,7 +35,19 @@ THINNED: Span = NonRecordingSpan(trace.INVALID_SPAN_CONTEXT)
 _SAMPLED, _RANDOM = TraceFlags.SAMPLED, TraceFlags.RANDOM_TRACE_ID
 _ROOT_FLAGS = _SAMPLED | _RANDOM
 _ALL = 2**64
+_FEW = 8
+"""Fewer spans than this are not worth the columns."""
+
 _SEGMENT = Shape(SEGMENT_SPAN, SpanKind.INTERNAL, {}, (SEGMENT_NUMBER,))
+
+
+class Under(Protocol):
+    """A parent, and what its children have from it."""
+
+    trace_id: int
+    parent_id: int
+    flags: int
+    above: SpanContext
 
 
 class SpanBuffer:
@@ -50,6 +63,7 @@ class SpanBuffer:
         hurry: Told that many records wait; must not block.
 
     Attributes:
+        rate: Share of the spans that are kept of those that the sampler keeps.
         records: The spans that have ended and are not fetched yet, oldest first.
         columns: Those that came by column, likewise.
         folds: Called before spans are fetched, so that what waits elsewhere comes as columns; may take a lock.
@@ -68,7 +82,7 @@ class SpanBuffer:
     ) -> None:
         self.clock, self.limits, self.full = clock, limits if limits is not None else Limits(), full
         self._sampling = sampling if sampling is not None else Sampling()
-        self._bound = round(rate * _ALL)
+        self.rate, self._bound = rate, round(rate * _ALL)
         self.hurry: Callable[[], object] = hurry if hurry is not None else _nothing
         self.folds: list[Callable[[], object]] = []
         self._segments = Segments(most, self._segment_ids, self._ended)
@@ -144,6 +158,82 @@ class SpanBuffer:
         records.append((shape, trace_id, self._bits(64) or 1, parent_id, flags, start_ns, end_ns, values, None))
         if len(records) >= self.full:
             self.hurry()
+
+    # -- spans by column ---------------------------------------------------------------------------------------------
+
+    def certain(self, above: SpanContext | None) -> tuple[int, int, int] | None:
+        """Return what is known beforehand of all spans under a parent.
+
+        Args:
+            above: The parent; None for no parent.
+
+        Returns:
+            Trace id, parent's id and flags of spans that the sampler keeps; zeros where it keeps none; None where each
+            of them has to be looked at.
+        """
+        if above is None or not above.is_valid:
+            return (0, 0, 0) if self._sampling.root is False else None
+        rule = self._sampling.of_parent(remote=above.is_remote, sampled=above.trace_flags.sampled)
+        if rule is False:
+            return 0, 0, 0
+        if rule is not True or above.is_remote or above.trace_state or not above.trace_flags.sampled:
+            return None
+        return above.trace_id, above.span_id, _SAMPLED | (above.trace_flags & _RANDOM)
+
+    def chosen(self, durations: Sequence[int], slow_ns: int) -> bytes | None:
+        """Return which of some spans the rate keeps, a byte each; None for all of them."""
+        bound, bits = self._bound, self._bits
+        if bound == _ALL:
+            return None
+        return bytes([duration >= slow_ns or bits(64) < bound for duration in durations])
+
+    def add(
+        self,
+        shape: Shape,
+        under: Under,
+        starts: Sequence[int],
+        ends: Sequence[int],
+        values: Sequence[Sequence[Any] | None],
+        scales: tuple[float, ...],
+        chosen: bytes | None = None,
+    ) -> None:
+        """Keep many spans that have ended and in which nothing else happened.
+
+        Args:
+            shape: What they have in common.
+            under: Their trace and their parent, as :meth:`certain` says.
+            starts: When each started, in nanoseconds since the epoch.
+            ends: When each ended.
+            values: The values of each of the shape's fields; None for none.
+            scales: What each field's values are to be multiplied by.
+            chosen: A byte for each span: whether it is kept; None for all.
+        """
+        if chosen is not None:
+            starts, ends = list(compress(starts, chosen)), list(compress(ends, chosen))
+            values = [column if column is None else list(compress(column, chosen)) for column in values]
+        size, at = len(ends), 0
+        if not size:
+            return
+        span_ids = self._bits(64 * size).to_bytes(8 * size, "big")
+        all_of_them = Columns(
+            shape, under.trace_id, under.parent_id, under.flags, span_ids, starts, ends, tuple(values), scales
+        )
+        for number, segment in self._segments.share(
+            under.trace_id, under.parent_id, lambda: under.above, starts[0], size
+        ):
+            some = all_of_them if number == size else all_of_them[at : at + number]
+            if segment is not None:
+                some.trace_id, some.parent_id, some.flags = segment.trace_id, segment.span_id, _ROOT_FLAGS
+            at += number
+            if number < _FEW:
+                self.records += some.records()
+            else:
+                self.columns.append(some)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many spans wait that ``hurry`` is to be called."""
+        return len(self.records) + sum(map(len, self.columns)) >= self.full
 
     # -- fetching ----------------------------------------------------------------------------------------------------
 

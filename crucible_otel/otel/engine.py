@@ -10,9 +10,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from opentelemetry import trace
+from opentelemetry.trace import SpanContext
 
 from crucible_otel.events.clock import Clock
 from crucible_otel.events.scope import Scope
@@ -35,6 +36,16 @@ _UPDATE_AT = 256
 Report = Callable[..., None]
 
 
+class Rows(Protocol):
+    """A further buffer in front of series; the engine's lock is held."""
+
+    def fold_now(self) -> None:
+        """Fold what is buffered."""
+
+    def clear(self) -> None:
+        """Forget it."""
+
+
 class Engine:
     """The series of this process.
 
@@ -45,6 +56,9 @@ class Engine:
         exemplars: ``trace_based``, ``always_on`` or ``always_off``.
         report: ``report(spec, measurements, metadata, scope, *, log, tell, severity=None)`` emits a record's event.
         listened: Whether a handler subscribes to an event's name.
+
+    Attributes:
+        rows: Further buffers, which are folded with the families'.
     """
 
     def __init__(
@@ -68,6 +82,7 @@ class Engine:
         self._updates = self._structural.updates
         self._bound: dict[tuple[str, bool, tuple[object, ...]], Handle] = {}
         self._bad: list[tuple[Owner, str, float, int]] = []
+        self.rows: list[Rows] = []
         self._groups: list[Group] = []
         self.families: dict[str, Family] = {}
         for specs in grouped(HOT):
@@ -136,9 +151,10 @@ class Engine:
         """Count values that could not be used."""
         self._structural.apply(REFUSED, "sum", ("dropped",), size)
 
-    def pend(self, feed: Feed, state: Any, values: Sequence[float]) -> None:
-        """Keep the values of a diverted histogram."""
+    def pend(self, feed: Feed, state: Any, values: Sequence[float], scale: float = 1.0) -> None:
+        """Keep the values of a histogram, multiplied by ``scale``, if it is diverted."""
         if feed.metric in self._diversion:
+            values = values if scale == 1.0 else [value * scale for value in values]
             self._diversion.pend(feed.metric, placed(feed, state.values), values)
 
     def overflowed(self, metric: Metric) -> None:
@@ -152,15 +168,17 @@ class Engine:
 
     def exemplar(self, owner: Owner, hot: bool) -> Callable[[float], Exemplar] | None:
         """Return what makes an exemplar of a value folded now: read once a fold."""
-        if self._exemplars == "always_off":
-            return None
         if hot:
-            context = trace.get_current_span().get_span_context()
-        elif owner.scope is not None and owner.scope.span is not None:
-            context = owner.scope.span.get_span_context()
-        else:
+            return self.exemplar_of(trace.get_current_span().get_span_context())
+        if owner.scope is not None and owner.scope.span is not None:
+            return self.exemplar_of(owner.scope.span.get_span_context())
+        return None
+
+    def exemplar_of(self, context: SpanContext) -> Callable[[float], Exemplar] | None:
+        """Return what makes an exemplar of a value that was measured in a span."""
+        if self._exemplars == "always_off" or not context.is_valid:
             return None
-        if not context.is_valid or (self._exemplars == "trace_based" and not context.trace_flags.sampled):
+        if self._exemplars == "trace_based" and not context.trace_flags.sampled:
             return None
         at = self.clock.time_ns()
         return lambda value: Exemplar(value, at, context.trace_id, context.span_id)
@@ -221,6 +239,8 @@ class Engine:
         self.started_ns = self.clock.time_ns()
         for family in self.families.values():
             family.clear()
+        for rows in self.rows:
+            rows.clear()
         for group in self._groups:
             group.clear()
 
@@ -232,6 +252,8 @@ class Engine:
     def _fold_all(self) -> None:
         for family in self.families.values():
             family.fold_now(hot=False)
+        for rows in self.rows:
+            rows.fold_now()
         self._structural.fold()
 
     def _points(self) -> Iterable[tuple[Metric, tuple[Point, ...]]]:

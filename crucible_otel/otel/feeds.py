@@ -24,11 +24,11 @@ class Sink(Protocol):
     def refused(self, size: int) -> None:
         """Values that are no numbers, or negative where that has no meaning."""
 
-    def pend(self, feed: Feed, state: Any, values: Sequence[float]) -> None:
-        """Values of a diverted histogram."""
+    def pend(self, feed: Feed, state: Any, values: Sequence[float], scale: float = 1.0) -> None:
+        """Values of a histogram that may be diverted, to be multiplied by ``scale``."""
 
 
-def compiled(feed: Feed, slot: Any, column: int, sink: Sink, sequence: str) -> Fold:
+def compiled(feed: Feed, slot: Any, column: int, sink: Sink, sequence: str = "", *, whole: bool = False) -> Fold:
     """Return the fold of one feed.
 
     Args:
@@ -37,8 +37,11 @@ def compiled(feed: Feed, slot: Any, column: int, sink: Sink, sequence: str) -> F
         column: Index of its field in the record; ignored by ``count``.
         sink: See :class:`Sink`.
         sequence: The field that numbers the records, or empty.
+        whole: Whether all values are whole numbers in the unit of the event, and none is negative.
     """
     how: str = feed.how
+    if how == "record" and whole:
+        return _record_whole(feed, slot, column, sink)
     if how == "set" and feed.metric.kind == "updowncounter":
         how = "level"
     elif how == "set" and sequence and feed.field == sequence:
@@ -209,6 +212,32 @@ def _record(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
         sink.pend(feed, state, values)
 
     return fold
+
+
+def _record_whole(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
+    metric, scale = feed.metric, feed.scale
+    bounds = [whole_bound(bound, scale) for bound in metric.buckets]
+
+    def fold(state: Any, owner: Any, columns: Sequence[Sequence[Any]], size: int, exemplar: Any) -> None:
+        values = columns[column]
+        distribution = getattr(state, slot)
+        if distribution is None:
+            distribution = Distribution(bounds)
+            setattr(state, slot, distribution)
+        distribution.observe(bounds, values, min(values), max(values), sum(values), exemplar, scale)
+        sink.pend(feed, state, values, scale)
+
+    return fold
+
+
+def whole_bound(bound: float, scale: float) -> int:
+    """Return the greatest whole number that is not above a bound when it is multiplied by a scale."""
+    found = round(bound / scale)
+    while found * scale > bound:
+        found -= 1
+    while (found + 1) * scale <= bound:
+        found += 1
+    return found
 
 
 _COMPILERS = {

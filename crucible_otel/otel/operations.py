@@ -14,16 +14,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
-from opentelemetry.trace import NoOpTracer, Span, SpanKind, Tracer
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NoOpTracer, Span, SpanContext, SpanKind, Tracer
 
 from crucible_otel.events.event import Event
 from crucible_otel.events.sanitize import Refusals
 from crucible_otel.otel.attributes import of_event
-from crucible_otel.otel.buffer import THINNED, SpanBuffer
+from crucible_otel.otel.buffer import SPAN_KEY, THINNED, SpanBuffer
 from crucible_otel.otel.engine import Engine
 from crucible_otel.otel.family import Family
+from crucible_otel.otel.handle import Owner
 from crucible_otel.otel.labelling import sources
 from crucible_otel.otel.labels import label
+from crucible_otel.otel.leaves import LONGEST_NS, Leaves, Place
 from crucible_otel.otel.live import LiveSpan
 from crucible_otel.otel.naming import named
 from crucible_otel.otel.parts import divide
@@ -57,6 +59,7 @@ class Prepared(NamedTuple):
         plain: ``plain(duration_s)`` for each of its records, to be put when nothing else was measured.
         told: ``told(duration_s, values)`` for each, when something was.
         gauges: ``set(get)`` for each gauge that an end without exception sets.
+        owner: Has the series of its last record.
     """
 
     hot: HotOperation
@@ -68,6 +71,7 @@ class Prepared(NamedTuple):
     plain: tuple[Callable[[float], None], ...]
     told: tuple[Callable[[float, Values], None], ...]
     gauges: tuple[Callable[[Callable[[str], Any]], None], ...]
+    owner: Owner
 
 
 class HotOperation:
@@ -90,6 +94,8 @@ class HotOperation:
         left: What was still open when telemetry ended, as in ``running``: whoever opened it must find the context
             outside.
         generation: Another one in a forked child.
+        leaves: Takes those that have ended well and of which all is known; None where the fields are no whole numbers.
+        gate: Not empty while what was found out for the next rows holds; emptied, and replaced, when it does not.
     """
 
     def __init__(
@@ -122,6 +128,11 @@ class HotOperation:
         self.left: dict[int, Any] = {}
         self.generation = 0
         self.direct = False
+        self.gate: list[None] = []
+        self.leaves: Leaves | None = None
+        if len(self._families) == 1 and {*self._value_types} == {float, int} and all(f.type == "int" for f in told):
+            self.leaves = Leaves(self._families[0], engine, told, buffer=buffer, slow_ns=self._slow_ns)
+        self._places: dict[tuple[int, int, int], Place] = {}
         self.rearm()
         _OPERATIONS.add(self)
 
@@ -129,14 +140,23 @@ class HotOperation:
         """Look again at who listens."""
         parts = (self.operation.start, self.operation.stop, self.operation.exception)
         self.direct = not any(self._wants(part.name) for part in parts)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Forget what was found out for the next rows."""
+        self._places.clear()
+        before, self.gate = self.gate, [None] if self.direct else []
+        before.clear()
 
     def give_way(self) -> None:
         """Have the tracer make the spans from now on."""
         self.buffer = None
+        self.look_again()
 
     def leave(self) -> None:
         """Make no spans any more: nobody would fetch them."""
         self.buffer, self._tracer = None, NoOpTracer()
+        self.look_again()
 
     def end_all(self, error: BaseException) -> None:
         """End what is open, as cancelled."""
@@ -212,6 +232,34 @@ class HotOperation:
         if span is not None and span is not THINNED:
             finish(prepared, span, end_ns, values)
 
+    def place(self, prepared: Prepared, context: Context) -> Place | None:
+        """Return where rows go of those that end well in a context; None where each has to be looked at.
+
+        Args:
+            prepared: What is the same for all.
+            context: Where their parent is found.
+        """
+        parent: Any = context.get(SPAN_KEY)
+        above: SpanContext = parent.get_span_context() if parent is not None else INVALID_SPAN_CONTEXT
+        key = (id(prepared), above.trace_id, above.span_id)
+        found = self._places.get(key)
+        if found is None:
+            ids = self._ids_under(above)
+            if ids is None:
+                return None
+            kept = ids[0] and self.buffer is not None and self.buffer.rate > 0.0
+            limit = self._slow_ns if ids[0] and not kept else LONGEST_NS
+            found = Place(prepared.owner, prepared.full if kept else None, above, ids, limit, prepared)
+            if len(self._places) >= _PREPARED:
+                self._places.clear()
+            self._places[key] = found
+        return found
+
+    def _ids_under(self, above: SpanContext) -> tuple[int, int, int] | None:
+        if self.buffer is not None:
+            return self.buffer.certain(above)
+        return (0, 0, 0) if isinstance(self._tracer, NoOpTracer) else None
+
     # -- what came the way of all events -----------------------------------------------------------------------------
 
     def count(self, event: Event) -> None:
@@ -250,6 +298,7 @@ class HotOperation:
             tuple(plain for plain, _ in adapted),
             tuple(told for _, told in adapted),
             tuple(self._gauge(feed, event) for feed in operation.stop.feeds if feed.how == "set"),
+            handle.owner,
         )
 
     def _gauge(self, feed: Feed, event: Event) -> Callable[[Callable[[str], Any]], None]:
@@ -264,6 +313,7 @@ class HotOperation:
         return put
 
     def _after_fork(self) -> None:
+        self.look_again()
         self.generation += 1  # what is open stays known: who leaves it here must find the context outside
 
 

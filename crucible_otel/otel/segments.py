@@ -8,8 +8,9 @@ would have been a child of; it and what follows under the same owner are childre
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
 from collections.abc import Callable
-from itertools import count
+from itertools import count, islice
 
 from opentelemetry.trace import SpanContext
 
@@ -88,11 +89,40 @@ class Segments:
             return segment
         return self._next((trace_id, parent_id), owner, at_ns)
 
+    def share(
+        self, trace_id: int, parent_id: int, owner: Callable[[], SpanContext], at_ns: int, size: int
+    ) -> list[tuple[int, Segment | None]]:
+        """Count many spans that have ended; see :meth:`place`.
+
+        Returns:
+            How many of them, in order, belong to which segment; none is left over.
+        """
+        shares: list[tuple[int, Segment | None]] = []
+        taken = self._taken.get(trace_id)
+        if taken is None:
+            taken = self._counter(trace_id)
+        left = size - self._fit(taken, size)
+        if left < size:
+            shares.append((size - left, None))
+        segment = self._of_owner.get((trace_id, parent_id))
+        while left:
+            fitting = self._fit(segment.taken, left) if segment is not None and segment.open else 0
+            if not fitting:
+                segment = self._next((trace_id, parent_id), owner, at_ns)
+                fitting = 1
+            shares.append((fitting, segment))
+            left -= fitting
+        return shares
+
     def close(self) -> None:
         """End all segments; what comes later starts new ones."""
         for segment in list(self._of_owner.values()):  # they stay, for their numbers
             if segment.end_once():
                 self._ended(segment)
+
+    def _fit(self, taken: count[int], size: int) -> int:
+        """Take numbers in one go, which no other thread interrupts; return how many of them are not too many."""
+        return bisect_right(list(islice(taken, size)), self._most)
 
     def _counter(self, trace_id: int, counter: count[int] | None = None) -> count[int]:
         with self._lock:

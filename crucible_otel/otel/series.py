@@ -33,12 +33,28 @@ class Distribution(Doubles):
         return self
 
     def observe(
-        self, bounds: Sequence[float], values: Sequence[float], low: float, high: float, total: float, exemplar: Any
+        self,
+        bounds: Sequence[float],
+        values: Sequence[float],
+        low: float,
+        high: float,
+        total: float,
+        exemplar: Any,
+        scale: float = 1.0,
     ) -> None:
         """Fold values whose extremes and sum are known.
 
         Buckets are found for the extremes only while all values fall into one; otherwise the values are sorted and
         cut at the bounds in between, which costs less than a search per value.
+
+        Args:
+            bounds: Upper bounds of the buckets, in the unit of the values.
+            values: The values.
+            low: The least of them.
+            high: The greatest.
+            total: Their sum.
+            exemplar: Makes an exemplar of a value; None for no exemplars.
+            scale: What the values are to be multiplied by.
         """
         first, last, size = bisect_left(bounds, low), bisect_left(bounds, high), len(values)
         if first == last:
@@ -50,16 +66,16 @@ class Distribution(Doubles):
                 self[_BUCKETS + index] += upto - done
                 done = upto
             self[_BUCKETS + last] += size - done
-        self[_TOTAL] += total
-        if low < self[_LOW]:
-            self[_LOW] = low
-        if high > self[_HIGH]:
-            self[_HIGH] = high
+        self[_TOTAL] += total * scale
+        if low * scale < self[_LOW]:
+            self[_LOW] = low * scale
+        if high * scale > self[_HIGH]:
+            self[_HIGH] = high * scale
         if exemplar is not None:
             if self.exemplars is None:
                 self.exemplars = {}
             value = values[-1]
-            self.exemplars[bisect_left(bounds, value)] = exemplar(value)
+            self.exemplars[bisect_left(bounds, value)] = exemplar(value * scale)
 
     def snapshot(self) -> Histogram:
         """Return the cumulative state."""

@@ -7,10 +7,12 @@ from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR, CO_ITERABLE_
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeVar, cast
 
+from crucible_otel.events.context import current_context
 from crucible_otel.events.names import text
 from crucible_otel.events.outcome import as_error, result_of
 from crucible_otel.events.runtime import runtime
 from crucible_otel.events.translate import nanoseconds
+from crucible_otel.otel.leaves import LONGEST_NS
 from crucible_otel.semconv.call import CALL_OPERATION
 from crucible_otel.verbs.given import guarded, whole
 from crucible_otel.verbs.quiet import QUIET_CALL
@@ -119,27 +121,37 @@ class Call(Timed):
             nbytes: Bytes of its arguments and result.
             error: What it failed with: an exception, or words.
         """
-        if error is None and not (self._nbytes or self._yields):
-            try:
-                rest = duration_ns - queue_ns - serialize_ns - execute_ns - deserialize_ns  # type: ignore[operator]
-                # Of whole numbers only, and not negative if none of them is.
-                if 0 <= (
-                    rest | queue_ns | serialize_ns | execute_ns | deserialize_ns | nbytes  # type: ignore[operator]
-                ) < _LONG_NS and self._leaf(
-                    duration_ns,
-                    (
-                        queue_ns * 1e-9,  # type: ignore[operator]
-                        serialize_ns * 1e-9,  # type: ignore[operator]
-                        execute_ns * 1e-9,  # type: ignore[operator]
-                        deserialize_ns * 1e-9,  # type: ignore[operator]
-                        rest * 1e-9,
-                        nbytes,
-                    ),
-                    full=True,
-                ):
+        try:
+            rest = duration_ns - queue_ns - serialize_ns - execute_ns - deserialize_ns  # type: ignore[operator]
+            gate, context, limit_ns, place, now, buffer, full, fold = self._next
+            if (
+                # Whole numbers only: what is left of others is none. None is negative, so none is above the duration.
+                type(rest) is int
+                and type(nbytes) is int
+                and rest >= 0
+                and queue_ns >= 0  # type: ignore[operator]
+                and serialize_ns >= 0  # type: ignore[operator]
+                and execute_ns >= 0  # type: ignore[operator]
+                and deserialize_ns >= 0  # type: ignore[operator]
+                and 0 <= nbytes < LONGEST_NS
+                and error is None
+                and not self._yields
+            ):
+                if gate and duration_ns < limit_ns and current_context() is context:
+                    buffer.extend(
+                        (
+                            place, now(), duration_ns,
+                            queue_ns, serialize_ns, execute_ns, deserialize_ns, rest, nbytes,
+                        )
+                    )  # fmt: skip
+                    if len(buffer) >= full:
+                        fold()
                     return
-            except TypeError:  # something is not known, or no whole number
-                pass
+                phases = queue_ns, serialize_ns, execute_ns, deserialize_ns
+                if not self._nbytes and self._row(duration_ns, *phases, rest, nbytes):  # type: ignore[arg-type]
+                    return
+        except TypeError:  # something is not known, or no number
+            pass
         self._record(duration_ns, (queue_ns, serialize_ns, execute_ns, deserialize_ns), nbytes, error)
 
     @guarded

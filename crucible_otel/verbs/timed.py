@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar
 
-from opentelemetry.context import Context, attach, get_current
+from opentelemetry.context import Context, attach
 from opentelemetry.trace import Span
 
+from crucible_otel.events.context import current_context
 from crucible_otel.events.outcome import Terminated, result_of
 from crucible_otel.events.runtime import Runtime, runtime
 from crucible_otel.events.sanitize import Refusals, attribute
 from crucible_otel.events.scope import NOTHING, Scope, in_context
 from crucible_otel.otel.buffer import SPAN_KEY, THINNED
 from crucible_otel.otel.event_log import FAILED
+from crucible_otel.otel.leaves import Place
 from crucible_otel.otel.live import LiveSpan
 from crucible_otel.otel.operations import HotOperation, Prepared, finish
 from crucible_otel.otel.rows import Values
@@ -32,6 +34,13 @@ _GENERATION: Final = 8
 _Open: TypeAlias = "tuple[Timed, Runtime, Prepared, Span | None, Context, Context, float, int, int]"
 """Who opened it, what was configured, what it has in common with others, its span, the contexts around and inside it,
 when it started by the monotonic clock and in ns since the epoch, and the generation of the process."""
+
+
+_Next: TypeAlias = (
+    "tuple[Sequence[None], Context | None, int, Place | None, Callable[[], int], list[Any], int, Callable[[], object]]"
+)
+"""The operation's gate, the context, the limit of its duration, where it goes, the clock, the buffer, its length at
+which to fold, and what folds."""
 
 
 class _Begun:
@@ -56,6 +65,9 @@ class Timed(Managed):
     _suspended: Context | None = None
     """The context inside it, when it is a generator's, which ends where another one is current."""
 
+    _next: _Next = ((), None, 0, None, int, [], 0, int)
+    """How to put the next row; to be tried while the gate is not empty, in the same context."""
+
     def __enter__(self: T) -> T:
         """Start it and make it current."""
         current = runtime()
@@ -75,7 +87,7 @@ class Timed(Managed):
         if ready is None:
             super()._end(error)
             return
-        here = get_current()
+        here = current_context()
         entry = ready.hot.running.pop(id(here), None)
         if entry is None or entry[_OWNER] is not self:
             self._end_elsewhere(entry, here, error)
@@ -101,17 +113,46 @@ class Timed(Managed):
     def _for(self: T, function: Callable[..., Any], args: Any, kwargs: Any) -> T:
         one = super()._for(function, args, kwargs)
         if self._places:
-            one._ready = None
+            one._ready, one._next = None, Timed._next
         else:
             one._origin = self
         return one
+
+    def _row(self, duration_ns: int, *values: int) -> bool:
+        """Put one that has ended just now as a row of whole numbers, and note how to put the next.
+
+        Args:
+            duration_ns: How long it took, in nanoseconds.
+            values: All that can be measured besides, in the units of the event.
+
+        Returns:
+            False where that is not possible.
+        """
+        hot = runtime().operations.get(self._operation.name)
+        if hot is None or hot.leaves is None or not hot.gate:
+            return False
+        gate, leaves, context = hot.gate, hot.leaves, current_context()
+        scope = in_context(context)
+        inherited = scope.inherited if scope is not None else NOTHING
+        ready = self._ready
+        if ready is None or ready.inherited is not inherited or ready.hot is not hot:
+            ready = self._prepare(hot, inherited)
+        place = hot.place(ready, context)
+        if place is None or duration_ns >= place.limit_ns:
+            return False
+        now = hot.time_ns if place.shape is not None else int  # whose call is cheaper
+        self._next = (gate, context, place.limit_ns, place, now, leaves.buffer, leaves.full, leaves.fold)
+        leaves.buffer.extend((place, now(), duration_ns, *values))
+        if len(leaves.buffer) >= leaves.full:
+            leaves.fold()
+        return True
 
     def _leaf(self, duration_ns: int, values: Values, *, full: bool = False) -> bool:
         """Put one that has ended just now and in which nothing else happened; False where the short way is closed."""
         hot = runtime().operations.get(self._operation.name)
         if hot is None or not hot.direct:
             return False
-        context = get_current()
+        context = current_context()
         scope = in_context(context)
         inherited = scope.inherited if scope is not None else NOTHING
         ready = self._ready
@@ -142,7 +183,7 @@ class Timed(Managed):
 
     def _start(self, current: Runtime, hot: HotOperation) -> Context | None:
         """Start it; return the context inside it, None when that went wrong."""
-        context = get_current()
+        context = current_context()
         scope = in_context(context)
         inherited = scope.inherited if scope is not None else NOTHING
         ready = self._ready
