@@ -119,7 +119,13 @@ class Telemetry:
     def _start_gpus(self, meter: Meter) -> None:
         settings = self.settings
         interval_s = settings.gpu_interval_ms / 1000
-        self._gpus = start_gpus(meter, mode=settings.gpu, interval_s=interval_s, devices=settings.gpu_devices)
+        self._gpus = start_gpus(
+            meter,
+            mode=settings.gpu,
+            interval_s=interval_s,
+            devices=settings.gpu_devices,
+            names=settings.seed_metrics,
+        )
 
     def _resume(self) -> None:
         """Go on in a forked child that asks for it by calling :func:`configure`."""

@@ -207,6 +207,12 @@ class Settings:
         doc="GPUs to sample: indices, UUIDs or beginnings of UUIDs, or `all`; by default those that "
         "`CUDA_VISIBLE_DEVICES` leaves.",
     )
+    seed_metrics: Literal["off", "only", "both"] = setting(
+        choice("off", "only", "both"),
+        default="off",
+        doc="Whether metrics that Snakepit's documents name otherwise have those names: `off`, ours alone; `only`, "
+        "theirs alone; `both`. So far those of GPUs.",
+    )
     handle_sigterm: bool = setting(
         boolean(),
         default=True,

@@ -15,6 +15,7 @@ from crucible_otel.gpu.instruments import Instruments
 from crucible_otel.gpu.sampler import STALE_AFTER, Sampler, Subscription
 from crucible_otel.gpu.shared import sampler, source
 from crucible_otel.gpu.snapshot import GpuSnapshot
+from crucible_otel.semconv.seed import OFF
 
 __all__ = ["LAST_SAMPLE_S", "GpuExport", "start"]
 
@@ -32,13 +33,16 @@ class GpuExport:
         interval_s: Between two samples.
         devices: See :func:`crucible_otel.gpu.selection.choose`.
         insist: Whether it is worth a warning when there is nothing to sample.
+        names: Under which names; see :func:`crucible_otel.gpu.instruments.observations`.
     """
 
-    def __init__(self, meter: Meter, *, interval_s: float, devices: Sequence[str], insist: bool) -> None:
+    def __init__(
+        self, meter: Meter, *, interval_s: float, devices: Sequence[str], insist: bool, names: str = OFF
+    ) -> None:
         self._interval_s, self._devices, self._insist = interval_s, tuple(devices), insist
         self._sampler: Sampler = sampler()
         self._subscription: Subscription | None = None
-        self._instruments = Instruments.of(meter)
+        self._instruments = Instruments.of(meter, names)
         self._instruments.bind(self._fresh)
         self._energy = ScopeEnergy(self._sampler, STALE_AFTER * interval_s)
         self._runtime = runtime()
@@ -75,7 +79,7 @@ class GpuExport:
         logger.warning("gpu_devices: no GPU is meant by %s", ", ".join(words))
 
 
-def start(meter: Meter, *, mode: str, interval_s: float, devices: Sequence[str]) -> GpuExport | None:
+def start(meter: Meter, *, mode: str, interval_s: float, devices: Sequence[str], names: str = OFF) -> GpuExport | None:
     """Start the GPU metrics.
 
     Args:
@@ -83,6 +87,7 @@ def start(meter: Meter, *, mode: str, interval_s: float, devices: Sequence[str])
         mode: ``auto``: where there is a driver; ``on``: with a warning where there is none; ``off``.
         interval_s: Between two samples.
         devices: See :func:`crucible_otel.gpu.selection.choose`.
+        names: See :func:`crucible_otel.gpu.instruments.observations`.
 
     Returns:
         What stops them; None when there is nothing to start. Then nothing was loaded, and no thread runs.
@@ -91,7 +96,7 @@ def start(meter: Meter, *, mode: str, interval_s: float, devices: Sequence[str])
         return None
     try:
         if source().is_there():
-            return GpuExport(meter, interval_s=interval_s, devices=devices, insist=mode == "on")
+            return GpuExport(meter, interval_s=interval_s, devices=devices, insist=mode == "on", names=names)
     except Exception as error:  # as where no thread can be started: the rest of telemetry goes on without GPUs
         telling.failed_inside(error)
         return None

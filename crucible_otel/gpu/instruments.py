@@ -13,8 +13,9 @@ from weakref import WeakKeyDictionary
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
+from crucible_otel.gpu.seed import renamed, without_renamed
 from crucible_otel.gpu.snapshot import EMPTY, DeviceState, GpuSnapshot
-from crucible_otel.semconv import gpu
+from crucible_otel.semconv import gpu, seed
 from crucible_otel.semconv.model import Metric
 
 __all__ = ["Instruments", "observations"]
@@ -137,8 +138,20 @@ _ROWS: Final = (
 )
 
 
-def observations(snapshot: GpuSnapshot) -> dict[str, list[Observation]]:
-    """Return metric name -> what it reports. Of a lost device only its status is left."""
+def observations(snapshot: GpuSnapshot, names: str = seed.OFF) -> dict[str, list[Observation]]:
+    """Return metric name -> what it reports. Of a lost device only its status is left.
+
+    Args:
+        snapshot: Of the devices.
+        names: Whether what has a seed name too is reported under that: see :mod:`crucible_otel.semconv.seed`.
+    """
+    ours = _observations(snapshot)
+    if names == seed.OFF:
+        return ours
+    return {**(without_renamed(ours) if names == seed.ONLY else ours), **renamed(snapshot)}
+
+
+def _observations(snapshot: GpuSnapshot) -> dict[str, list[Observation]]:
     found: dict[str, list[Observation]] = {}
     for state in snapshot.devices:
         identity = _identity(state)
@@ -188,16 +201,29 @@ class Instruments:
     def __init__(self, meter: Meter) -> None:
         self._fresh: Fresh = lambda: EMPTY
         self._made: tuple[GpuSnapshot, dict[str, list[Observation]]] = (EMPTY, {})
-        for metric in gpu.METRICS:
+        self._names, self._has_seed = seed.OFF, False
+        self._create(meter, gpu.METRICS)
+
+    def _create(self, meter: Meter, metrics: Iterable[Metric]) -> None:
+        for metric in metrics:
             create = getattr(meter, _CREATE[metric.kind])
             create(metric.name, callbacks=[self._callback(metric.name)], unit=metric.unit, description=metric.brief)
 
     @classmethod
-    def of(cls, meter: Meter) -> Instruments:
-        """Return the instruments of a meter."""
+    def of(cls, meter: Meter, names: str = seed.OFF) -> Instruments:
+        """Return the instruments of a meter, with those of the seeds where they are asked for.
+
+        Args:
+            meter: Where they are.
+            names: Under which names they report; see :func:`observations`.
+        """
         found = _MADE.get(meter)
         if found is None:
             found = _MADE[meter] = cls(meter)
+        if names != seed.OFF and not found._has_seed:
+            found._create(meter, (each.metric for each in seed.GPU))
+            found._has_seed = True
+        found._names, found._made = names, (EMPTY, {})
         return found
 
     def bind(self, fresh: Fresh) -> None:
@@ -213,7 +239,7 @@ class Instruments:
         def report(options: CallbackOptions) -> Sequence[Observation]:
             snapshot, made = self._fresh(), self._made
             if made[0] is not snapshot:
-                made = self._made = (snapshot, observations(snapshot))
+                made = self._made = (snapshot, observations(snapshot, self._names))
             return made[1].get(name, ())
 
         return report

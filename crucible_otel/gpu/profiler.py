@@ -14,6 +14,7 @@ from crucible_otel.gpu.snapshot import GpuSnapshot
 from crucible_otel.gpu.telling import sampled_fields
 from crucible_otel.semconv.gpu import METRICS
 from crucible_otel.semconv.prometheus import TYPES, label_name, sample_names
+from crucible_otel.semconv.seed import GPU as SEED_METRICS
 
 __all__ = ["SHORTEST_MS", "GPUProfiler", "Sample", "history"]
 
@@ -135,8 +136,12 @@ class GPUProfiler:
             self._subscription = None
 
     @staticmethod
-    def definitions() -> list[dict[str, Any]]:
-        """Return what the GPU metrics are, for Prometheus: name, query name, type, unit, labels, description."""
+    def definitions(*, seed: bool = False) -> list[dict[str, Any]]:
+        """Return what the GPU metrics are, for Prometheus: name, query name, type, unit, labels, description.
+
+        Args:
+            seed: Whether under the names of Snakepit's documents, which ``CRUCIBLE_OTEL_SEED_METRICS`` switches on.
+        """
         return [
             {
                 "name": metric.name,
@@ -146,7 +151,7 @@ class GPUProfiler:
                 "labels": tuple(map(label_name, metric.attributes)),
                 "description": metric.brief,
             }
-            for metric in METRICS
+            for metric in ((each.metric for each in SEED_METRICS) if seed else METRICS)
         ]
 
     def _apply(self) -> None:

@@ -202,3 +202,22 @@ class Alias:
     category: str
     measurements: tuple[str, ...] = ()
     metadata: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeedMetric:
+    """A metric under the name that a seed gives it.
+
+    Attributes:
+        metric: The metric.
+        field: The field of the event it is a value of.
+        of: The metric of ours that says the same; None when none does.
+        where: The attributes of that one's series, where not all of its series say the same.
+        own: Whether it is of the process alone, so that every process reports it.
+    """
+
+    metric: Metric
+    field: str
+    of: Metric | None = None
+    where: Mapping[str, str] = _default(default_factory=dict)
+    own: bool = False

@@ -16,12 +16,13 @@ from crucible_otel.semconv import (
     memory,
     pool,
     sdk,
+    seed,
     serialization,
     tensor,
     training,
     workflow,
 )
-from crucible_otel.semconv.model import Alias, Attribute, Event, Metric, Operation
+from crucible_otel.semconv.model import Alias, Attribute, Event, Metric, Operation, SeedMetric
 
 _FAMILIES = (workflow, training, dataset, call, inference, pool, memory, serialization, tensor, future, gpu)
 
@@ -56,6 +57,8 @@ METRICS: Final[Mapping[str, Metric]] = {
     **{metric.name: metric for metric in (*gpu.METRICS, *sdk.OBSERVED)},
 }
 """All metrics: also those that observable instruments report."""
+SEED_METRICS: Final[Mapping[str, SeedMetric]] = {each.metric.name: each for each in seed.GPU}
+"""Metrics under the names of the seeds, which are reported where that is asked for."""
 ALIASES: Final[Mapping[str, Alias]] = {alias.name: alias for alias in aliases.ALIASES}
 
 

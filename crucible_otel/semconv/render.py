@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from crucible_otel.semconv.aliases import SYNONYMS, VALUES_IN, VALUES_OUT
-from crucible_otel.semconv.model import Alias, Attribute, Event, Feed, Field, How, Metric, Operation
+from crucible_otel.semconv.model import Alias, Attribute, Event, Feed, Field, How, Metric, Operation, SeedMetric
 from crucible_otel.semconv.prometheus import TYPES, label_name, sample_names
-from crucible_otel.semconv.registry import ALIASES, ATTRIBUTES, EVENTS, METRICS, OPERATIONS
+from crucible_otel.semconv.registry import ALIASES, ATTRIBUTES, EVENTS, METRICS, OPERATIONS, SEED_METRICS
 
 __all__ = ["render", "render_prometheus"]
 
@@ -102,7 +102,7 @@ def render() -> str:
         (_METRICS, (_metrics(), _BUCKETS + _buckets())),
         (_ATTRIBUTES, (_attributes(),)),
         (_RESOURCE, (_resource(),)),
-        (_ALIASES, (*map(_aliases, families), _synonyms(), _values())),
+        (_ALIASES, (*map(_aliases, families), _synonyms(), _values(), _seed_metrics())),
     )
     return _HEAD + "\n".join(head + "\n".join(blocks) for head, blocks in sections)
 
@@ -310,3 +310,25 @@ def _values() -> str:
         "### Values\n\nWhat is understood besides our values, and what subscribers of an alias get in their place.\n\n"
     )
     return head + _table(("Field", "Value", "Also understood", "Under an alias"), rows)
+
+
+def _seed_metrics() -> str:
+    head = (
+        "### Metric names\n\nReported where `CRUCIBLE_OTEL_SEED_METRICS` is `both` or `only`, from the value that ours "
+        "has.\n`only` leaves ours out, or of it the series in brackets. `*_mb` are whole MiB.\n\n"
+    )
+    columns = ("Metric", "Kind", "Unit", "Attributes", "Prometheus name", "Says the same as", "Meaning")
+    return head + _table(columns, map(_seed_metric, SEED_METRICS.values()))
+
+
+def _seed_metric(seed: SeedMetric) -> tuple[str, ...]:
+    metric, series = seed.metric, ", ".join(f"`{name}` {value}" for name, value in seed.where.items())
+    return (
+        f"`{metric.name}`",
+        metric.kind,
+        f"`{metric.unit}`" if metric.unit else "",
+        _code(metric.attributes),
+        f"`{sample_names(metric)[0]}`",
+        f"`{seed.of.name}`{f' ({series})' if series else ''}" if seed.of is not None else "",
+        metric.brief,
+    )

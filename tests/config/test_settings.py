@@ -216,6 +216,12 @@ SAMPLES = {
         own=("0, 2", ("0", "2")),
         bad_texts=("a b",),
     ),
+    "seed_metrics": Sample(
+        argument=("both", "both"),
+        bad_arguments=("on", True, None, ""),
+        own=("ONLY", "only"),
+        bad_texts=("on", "also", "true"),
+    ),
     "handle_sigterm": Sample(
         argument=(False, False),
         bad_arguments=("false", 0, None),

@@ -9,6 +9,7 @@ import pytest
 
 import crucible_otel as cx
 from crucible_otel.semconv.gpu import METRICS
+from crucible_otel.semconv.registry import SEED_METRICS
 from crucible_otel.testing.nvml import FakeGpu, FakeNvml
 from tests.gpu.fakes import found
 
@@ -24,6 +25,16 @@ def test_every_metric_is_described() -> None:
         named |= {first} | {f"{first[: len(first) - cut]}{end}" for end in rest for cut in range(len(first))}
 
     assert [] == [metric.name for metric in METRICS if metric.name not in named]
+
+
+def test_every_metric_of_the_documents_is_described() -> None:
+    """In the section about them, by its name or by the end of it."""
+    section = PAGE.partition("## The documents' metrics")[2].partition("\n## ")[0]
+    words = re.findall(r"`([^`]+)`", section)
+    spelled = {word for word in words if word.startswith("snakepit.")}
+    whole = spelled | {f"{name.rpartition('.')[0]}{end}" for name in spelled for end in words if end.startswith(".")}
+
+    assert [] == [name for name in SEED_METRICS if name not in whole]
 
 
 def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,10 +76,11 @@ def latest(receiver: OtlpReceiver, name: str, **attributes: Any) -> dict[tuple[s
     }
 
 
-def scraped(url: str) -> dict[str, float]:
-    """Return sample with the labels that matter -> value, of the GPU's on a Prometheus page."""
+def scraped(url: str, *beginnings: str) -> dict[str, float]:
+    """Return sample with its labels -> value, of those on a Prometheus page that begin so; by default the GPU's."""
     with urllib.request.urlopen(url, timeout=30) as response:
-        lines = [line for line in response.read().decode().splitlines() if line.startswith(("hw_", "crucible_gpu"))]
+        page = response.read().decode().splitlines()
+    lines = [line for line in page if line.startswith(beginnings or ("hw_", "crucible_gpu"))]
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
 
@@ -127,6 +128,54 @@ def test_worked_numbers_arrive_over_otlp_and_on_prometheus(tmp_path: Path, recei
     assert 1.0 == sample(page, "crucible_gpu_info", WORKED, 'hw_driver_version="550.54.15"')
     assert {} == stub.misuse()
     assert 1 == stub.count("nvmlInitWithFlags") == stub.count("nvmlShutdown")
+
+
+SEEDS = {
+    "snakepit.gpu.memory.used_mb": ("", 40_960, "snakepit_gpu_memory_used_mb"),
+    "snakepit.gpu.memory.total_mb": ("", 81_920, "snakepit_gpu_memory_total_mb"),
+    "snakepit.gpu.memory.free_mb": ("", 40_960, "snakepit_gpu_memory_free_mb"),
+    "snakepit.gpu.utilization.gpu_percent": ("%", 75, "snakepit_gpu_utilization_gpu_percent"),
+    "snakepit.gpu.utilization.memory_percent": ("%", 50, "snakepit_gpu_utilization_memory_percent"),
+    "snakepit.gpu.temperature.celsius": ("Cel", 65, "snakepit_gpu_temperature_celsius"),
+    "snakepit.gpu.power.watts": ("W", 350, "snakepit_gpu_power_watts"),
+    "snakepit.gpu.power.limit_watts": ("W", 400, "snakepit_gpu_power_limit_watts"),
+    "snakepit.memory.gpu.free_mb": ("", 40_960, "snakepit_memory_gpu_free_mb"),
+    "snakepit.memory.gpu.total_mb": ("", 81_920, "snakepit_memory_gpu_total_mb"),
+}
+"""Unit, value and name in Prometheus of what the documents name; without PyTorch the allocator says nothing."""
+
+
+@pytest.mark.parametrize("mode", ["off", "both", "only"])
+def test_the_documents_metrics_leave_where_they_are_asked_for(
+    tmp_path: Path, receiver: OtlpReceiver, mode: str
+) -> None:
+    """Over OTLP and on the Prometheus page, from the readings that are made anyway; else there is none of them."""
+    stub = Stub(tmp_path / "nvml", "worked")
+    with Program(TELL, sampling(stub, receiver, CRUCIBLE_OTEL_SEED_METRICS=mode)) as program:
+        url = program.line()
+        assert receiver.wait_for(lambda: latest(receiver, "hw.energy").get((WORKED, "gpu"), 0) > 100, 60)
+        page = scraped(url, "snakepit_", "hw_gpu_memory_usage")
+        program.say()
+        assert 0 == program.end().code
+    points = {point.name: point for point in receiver.points() if point.name.startswith("snakepit.")}
+    left = {"hw.gpu.memory.usage", "hw.power", "hw.temperature", "hw.gpu.utilization"} & {
+        point.name for point in receiver.points()
+    }
+
+    expected = {} if mode == "off" else SEEDS
+    assert {name: (unit, value) for name, (unit, value, _) in expected.items()} == {
+        name: (point.unit, point.value) for name, point in points.items()
+    }
+    assert {("gauge", "cuda:0", WORKED)} >= {
+        (point.kind, point.attributes["device"], point.attributes["hw.id"]) for point in points.values()
+    }
+    assert {name: value for _, value, name in expected.values()} == {
+        name: sample(page, name, 'device="cuda:0"', f'hw_id="{WORKED}"')
+        for name in {key.partition("{")[0] for key in page if key.startswith("snakepit_")}
+    }
+    assert (0 if mode == "only" else 4) == len(left)
+    assert (mode == "only") == (not [key for key in page if key.startswith("hw_gpu_memory_usage")])
+    assert {} == stub.misuse()
 
 
 def test_a_hopper_tells_what_its_sms_do(tmp_path: Path, receiver: OtlpReceiver) -> None:

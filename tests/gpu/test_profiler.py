@@ -15,6 +15,7 @@ from crucible_otel.gpu import shared
 from crucible_otel.gpu.profiler import GPUProfiler
 from crucible_otel.gpu.snapshot import GpuSnapshot
 from crucible_otel.semconv.gpu import METRICS
+from crucible_otel.semconv.registry import SEED_METRICS
 from crucible_otel.testing.nvml import FakeGpu, FakeNvml
 from tests.captured import Capture
 from tests.gpu.fakes import eventually, found, watching
@@ -155,6 +156,19 @@ def test_definitions_are_those_of_the_tables() -> None:
     assert [metric.name for metric in METRICS] == list(definitions)
     assert "hw_gpu_memory_usage_bytes" == definitions["hw.gpu.memory.usage"]["prometheus_name"]
     assert "gauge" == definitions["hw.gpu.utilization"]["type"]
+
+
+def test_definitions_are_also_those_of_the_documents() -> None:
+    """Under their names, with the tag that they have there."""
+    definitions = {each["name"]: each for each in GPUProfiler.definitions(seed=True)}
+    used = definitions["snakepit.gpu.memory.used_mb"]
+
+    assert list(SEED_METRICS) == list(definitions)
+    assert ("snakepit_gpu_memory_used_mb", "gauge", ("device", "hw_id")) == (
+        used["prometheus_name"],
+        used["type"],
+        used["labels"],
+    )
 
 
 def test_a_scope_measures_what_is_used_inside(nvml: FakeNvml, gpu: FakeGpu, capture: Capture) -> None:

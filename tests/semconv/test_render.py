@@ -16,7 +16,7 @@ from crucible_otel.export.own import OwnMetrics
 from crucible_otel.export.prometheus import PrometheusReader
 from crucible_otel.semconv.model import Metric
 from crucible_otel.semconv.prometheus import TYPES, family_name, label_name, sample_names, unit_suffix
-from crucible_otel.semconv.registry import ALIASES, ATTRIBUTES, EVENTS, METRICS, OPERATIONS
+from crucible_otel.semconv.registry import ALIASES, ATTRIBUTES, EVENTS, METRICS, OPERATIONS, SEED_METRICS
 from crucible_otel.semconv.render import render, render_prometheus
 from tests.export.fake_source import FakeSource
 
@@ -36,6 +36,7 @@ def test_reference_names_everything() -> None:
         *(event.name for event in EVENTS.values() if event.role == "point" and f"### {event.name}" not in page),
         *(name for metric in METRICS.values() for name in (metric.name, sample_names(metric)[0])),
         *ATTRIBUTES,
+        *(name for seed in SEED_METRICS.values() for name in (seed.metric.name, sample_names(seed.metric)[0])),
         *(name for alias in ALIASES.values() for name in (alias.name, *alias.targets, *alias.fields)),
     }
 
