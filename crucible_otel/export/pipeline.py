@@ -205,8 +205,8 @@ class Pipeline:
 
     def log(self) -> Any:
         """Return our logger of events; None when log records go nowhere."""
-        if not self.logs.joined and not self.logs.deliveries:
-            return None
+        if not self.logs.joined:
+            return self.logs.events
         scope = own_scope()
         return self.logs.provider.get_logger(scope.name, scope.version, scope.schema_url)
 

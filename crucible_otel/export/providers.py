@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from opentelemetry import _logs, trace
-from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs import LoggerProvider, LogRecordLimits, LogRecordProcessor
 from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 
+from crucible_otel.config.otel_env import read
 from crucible_otel.export.delivery import Delivery, LogDelivery, SpanDelivery
+from crucible_otel.export.event_records import EventLogger
 from crucible_otel.export.fork import in_child
 from crucible_otel.export.hot_spans import HotSpans
 from crucible_otel.export.ids import RandomIds
@@ -23,6 +25,7 @@ from crucible_otel.export.leave import Part
 from crucible_otel.export.otlp import build_log_delivery, build_span_delivery
 from crucible_otel.export.queues import LogQueue, SpanQueue
 from crucible_otel.export.resource import process_attributes
+from crucible_otel.export.scope import own_scope
 from crucible_otel.export.tally import Ledger
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from crucible_otel.events.clock import Clock
 
 __all__ = ["Route", "foreign_logger_provider", "foreign_tracer_provider", "log_route", "part_of", "trace_route"]
+
+
+_COUNTS: Final = "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,7 @@ class Route:
         part: How it is flushed and left.
         deliveries: Our exporters; none when joined.
         queues: What is between them and the spans.
+        events: Takes our events; None when the provider is the application's, or log records go nowhere.
     """
 
     signal: str
@@ -51,6 +58,7 @@ class Route:
     part: Part
     deliveries: tuple[Delivery, ...] = ()
     queues: tuple[SpanQueue, ...] = ()
+    events: EventLogger | None = None
 
     def hot_spans(self, settings: Settings, clock: Clock) -> HotSpans | None:
         """Return what takes the spans of hot events; None when the provider is the application's."""
@@ -87,6 +95,12 @@ class _OwnTracerProvider(TracerProvider):
 
 class _OwnLoggerProvider(LoggerProvider):
     ended = False
+    events: EventLogger | None = None
+
+    def add_log_record_processor(self, log_record_processor: LogRecordProcessor) -> None:
+        super().add_log_record_processor(log_record_processor)
+        if self.events is not None:  # somebody else's, who wants to see every event
+            self.events.give_way()
 
     def shutdown(self) -> None:
         self.ended = True
@@ -196,8 +210,15 @@ def log_route(
         deliveries.append(LogDelivery(ConsoleLogRecordExporter(), tally=ledger.open("logs", "console"), ledger=ledger))
     provider = _OwnLoggerProvider(resource=resource, shutdown_on_exit=False)
     in_child(provider.refresh_process)
-    for delivery in deliveries:
-        provider.add_log_record_processor(LogQueue(delivery, ledger, environ, max_bytes=settings.queue_max_bytes))
+    queues = [LogQueue(delivery, ledger, environ, max_bytes=settings.queue_max_bytes) for delivery in deliveries]
+    for queue in queues:
+        provider.add_log_record_processor(queue)
+    if queues:
+        scope = own_scope()
+        logger = provider.get_logger(scope.name, scope.version, scope.schema_url)
+        provider.events = EventLogger(logger, queues, LogRecordLimits())
+        if read(_COUNTS, os.environ if environ is None else environ):  # the SDK counts what its own loggers emit
+            provider.events.give_way()
     if not isinstance(_logs.get_logger_provider(), _OwnLoggerProvider):
         _logs.set_logger_provider(provider)
     elif getattr(_logs.get_logger_provider(), "ended", False):
@@ -208,6 +229,7 @@ def log_route(
         joined=False,
         part=part_of("logs", provider, deliveries),
         deliveries=tuple(deliveries),
+        events=provider.events,
     )
 
 

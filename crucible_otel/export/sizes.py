@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, Final
 
-__all__ = ["NBYTES", "size_of"]
+__all__ = ["NBYTES", "size_of", "size_of_attributes"]
 
 NBYTES: Final[Callable[[Any], int]] = attrgetter("nbytes")
 """The size of an item that knows it."""
@@ -52,18 +52,19 @@ def _sizer_for(item: Any) -> Callable[[Any], int]:
 
 def _of_span(span: Any) -> int:
     events, links = span.events, span.links
-    size = _SPAN_BYTES + len(events) * _EVENT_BYTES + len(links) * _LINK_BYTES + _of_attributes(span.attributes)
+    size = _SPAN_BYTES + len(events) * _EVENT_BYTES + len(links) * _LINK_BYTES + size_of_attributes(span.attributes)
     for event in events:
-        size += _of_attributes(event.attributes)
+        size += size_of_attributes(event.attributes)
     return size
 
 
 def _of_log(record: Any) -> int:
     body, attributes = record.log_record.body, record.log_record.attributes
-    return _LOG_BYTES + (len(body) if isinstance(body, (str, bytes)) else 0) + _of_attributes(attributes)
+    return _LOG_BYTES + (len(body) if isinstance(body, (str, bytes)) else 0) + size_of_attributes(attributes)
 
 
-def _of_attributes(attributes: Mapping[str, Any] | None) -> int:
+def size_of_attributes(attributes: Mapping[str, Any] | None) -> int:
+    """Return about how many bytes of memory attributes take."""
     if not attributes:
         return 0
     # The SDK's mappings take a lock for each item that is read, and none to be copied.
