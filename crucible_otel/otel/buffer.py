@@ -11,7 +11,7 @@ import random
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import compress
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -41,13 +41,20 @@ _FEW = 8
 _SEGMENT = Shape(SEGMENT_SPAN, SpanKind.INTERNAL, {}, (SEGMENT_NUMBER,))
 
 
-class Under(Protocol):
-    """A parent, and what its children have from it."""
+class Under(NamedTuple):
+    """What is known of all spans under a parent.
 
-    trace_id: int
-    parent_id: int
-    flags: int
+    Attributes:
+        above: The parent.
+        trace_id: Their trace; 0 when none of them is kept.
+        parent_id: Its span id.
+        flags: Their trace flags.
+    """
+
     above: SpanContext
+    trace_id: int = 0
+    parent_id: int = 0
+    flags: int = 0
 
 
 class SpanBuffer:
@@ -161,24 +168,16 @@ class SpanBuffer:
 
     # -- spans by column ---------------------------------------------------------------------------------------------
 
-    def certain(self, above: SpanContext | None) -> tuple[int, int, int] | None:
-        """Return what is known beforehand of all spans under a parent.
-
-        Args:
-            above: The parent; None for no parent.
-
-        Returns:
-            Trace id, parent's id and flags of spans that the sampler keeps; zeros where it keeps none; None where each
-            of them has to be looked at.
-        """
-        if above is None or not above.is_valid:
-            return (0, 0, 0) if self._sampling.root is False else None
+    def under(self, above: SpanContext) -> Under | None:
+        """Return what is known of all spans under a parent; None where the sampler has to look at each of them."""
+        if not above.is_valid:
+            return Under(above) if self._sampling.root is False else None
         rule = self._sampling.of_parent(remote=above.is_remote, sampled=above.trace_flags.sampled)
         if rule is False:
-            return 0, 0, 0
+            return Under(above)
         if rule is not True or above.is_remote or above.trace_state or not above.trace_flags.sampled:
             return None
-        return above.trace_id, above.span_id, _SAMPLED | (above.trace_flags & _RANDOM)
+        return Under(above, above.trace_id, above.span_id, _SAMPLED | (above.trace_flags & _RANDOM))
 
     def chosen(self, durations: Sequence[int], slow_ns: int) -> bytes | None:
         """Return which of some spans the rate keeps, a byte each; None for all of them."""
@@ -201,7 +200,7 @@ class SpanBuffer:
 
         Args:
             shape: What they have in common.
-            under: Their trace and their parent, as :meth:`certain` says.
+            under: Their trace and their parent, as :meth:`under` says.
             starts: When each started, in nanoseconds since the epoch.
             ends: When each ended.
             values: The values of each of the shape's fields; None for none.

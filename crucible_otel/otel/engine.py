@@ -139,6 +139,20 @@ class Engine:
         for family in self.families.values():
             family.rearm()
 
+    def fold_for_spans(self) -> None:
+        """Fold what may have spans, and make these."""
+        # With an end: who waits may be a signal handler that has interrupted the one who holds the lock.
+        if self.lock.acquire(timeout=1.0):
+            try:
+                for family in self.families.values():
+                    if family.spans is not None:
+                        family.fold_now(hot=False)
+                for rows in self.rows:
+                    rows.fold_now()
+            finally:
+                self.lock.release()
+        self.tell_bad()
+
     # -- what folds report (the lock is held) ------------------------------------------------------------------------
 
     def nonfinite(self, owner: Owner, field: str, value: float, since: int | None) -> None:
@@ -222,7 +236,10 @@ class Engine:
         return ()
 
     def tell_bad(self) -> None:
-        """Emit the events of the transitions that folds have found; called without the lock."""
+        """Emit the events of the transitions that folds have found, and spans; called without the lock."""
+        for family in self.families.values():
+            if family.spans is not None:
+                family.spans.emit()
         for owner, field, value, since in self.take_bad():
             for family in self.families.values():
                 if family.spec.sequence and isinstance(owner.state, family.group.state_class):

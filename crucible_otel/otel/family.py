@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from crucible_otel.events.context import current_context
 from crucible_otel.otel.feeds import compiled
 from crucible_otel.otel.handle import Handle, Owner, generate, measured, suspicious
 from crucible_otel.otel.labels import label, labelling
@@ -38,7 +39,8 @@ class Family:
         labels: The fields whose values are the attributes of its series, in order, with what makes these of them.
         timed: Names of the columns that are durations: seconds here, nanoseconds on the bus.
         interval_s: Least time between two log events of a handle.
-        spans: Makes spans of its records; None when none of them gets one. To be set before the first handle is made.
+        spans: Makes spans of its records; None when none of them gets one. If it does so by column, two more entries
+            of a record say when it was made, and the scope or the context it was made in.
     """
 
     def __init__(self, spec: EventSpec, group: Group, engine: Engine, limit: int) -> None:
@@ -50,10 +52,9 @@ class Family:
         self.columns = tuple(field.name for field in spec.fields if field.name in used)
         gauged = {feed.field for feed in streams if feed.how == "set" and feed.field != spec.sequence}
         self.gauges = frozenset(index for index, name in enumerate(self.columns) if name in gauged)
-        self.width = len(self.columns) + 1
-        self._start = limit * self.width
-        self.full = 2 * self._start
-        self.buffer: list[Any] = [None] * self._start
+        self._limit = limit
+        self.spans: RecordSpans | None = None
+        self._measure()
         self.logged: weakref.WeakKeyDictionary[Owner, tuple[Any, ...]] = weakref.WeakKeyDictionary()
         place = {name: index + 1 for index, name in enumerate(self.columns)}
         self._folds = tuple(
@@ -64,9 +65,14 @@ class Family:
         self.timed = frozenset(field.name for field in spec.fields if field.unit == "ns") & {*self.columns}
         fields = {field.attribute: field.name for field in spec.fields if field.attribute}
         self.labels = tuple((fields[name], labelling(fields[name])) for name in group.attributes)
-        self.spans: RecordSpans | None = None
         self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()
         self._build: Callable[..., Any] | None = None
+
+    def _measure(self) -> None:
+        self.width = len(self.columns) + (3 if self.spans is not None and self.spans.by_column else 1)
+        self._start = self._limit * self.width
+        self.full = 2 * self._start
+        self.buffer: list[Any] = [None] * self._start
 
     # -- handles -----------------------------------------------------------------------------------------------------
 
@@ -86,11 +92,28 @@ class Family:
         """Return the recording functions of an owner."""
         if self._build is None:  # not before it is needed: most programs use few of the families
             extra = self._further[0].field if self._further else "None"
-            now, span = self._engine.clock.now, self.spans.make if self.spans is not None else None
             self._build = generate(
-                self.spec, self.columns, extra, buffer=self.buffer, limit=self.full, now=now, fold=self.fold, span=span
+                self.spec,
+                self.columns,
+                extra,
+                buffer=self.buffer,
+                limit=self.full,
+                now=self._engine.clock.now,
+                fold=self.fold,
+                spans=self.spans,
             )
         return self._build(owner, slow)
+
+    def make_spans(self, spans: RecordSpans) -> None:
+        """Have spans made of the records; to be called before the first handle is made."""
+        self.spans = spans
+        self._measure()
+
+    def stamp(self, owner: Owner) -> tuple[Any, ...]:
+        """Return what a record made now has after its columns."""
+        if self.spans is None or not self.spans.by_column:
+            return ()
+        return self.spans.time_ns(), owner.scope or current_context()
 
     def waiting(self, most: int | None = None) -> list[Any]:
         """Return the records that are not folded yet, or the last ``most`` rows: before the records they are empty."""
@@ -175,6 +198,9 @@ class Family:
             engine.lock.release()
         if engine.has_bad:
             engine.tell_bad()
+        if self.spans is not None:
+            self.spans.emit()
+            self.spans.hurry()
 
     def fold_now(self, *, hot: bool) -> None:
         """Fold what is buffered; the engine's lock is held."""
@@ -184,6 +210,9 @@ class Family:
             return
         columns = [buffer[index:entries:width] for index in range(start, start + width)]
         del buffer[start:entries]
+        if self.spans is not None and self.spans.by_column:
+            *columns, ends, places = columns
+            self.spans.take(columns[0], columns[1:], ends, places)
         owners = columns[0]
         last, size = owners[-1], len(owners)
         if owners.count(last) == size:

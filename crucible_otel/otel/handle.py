@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from crucible_otel.events.context import current_context
 from crucible_otel.events.scope import Scope
 from crucible_otel.otel.baking import baked
 from crucible_otel.otel.values import finite, is_kept, number
@@ -18,6 +19,7 @@ from crucible_otel.semconv.model import Event as EventSpec
 
 if TYPE_CHECKING:
     from crucible_otel.otel.family import Family
+    from crucible_otel.otel.record_spans import RecordSpans
 
 Record = Callable[..., None]
 
@@ -33,7 +35,7 @@ def build(owner, slow):
         at = now()
         {elapse}
         if at < due{guards}:
-            extend((owner, {columns}))
+            extend((owner, {columns}{stamp}))
             if len(buffer) >= {limit}:
                 fold()
         else:
@@ -41,7 +43,7 @@ def build(owner, slow):
         {span}
     def commit(at, {positional}):
         if at < due{guards}:
-            extend((owner, {columns}))
+            extend((owner, {columns}{stamp}))
             if len(buffer) >= {limit}:
                 fold()
         else:
@@ -66,7 +68,7 @@ def generate(
     limit: int,
     now: Callable[[], float],
     fold: Callable[[], None],
-    span: Callable[..., None] | None = None,
+    spans: RecordSpans | None = None,
 ) -> Callable[..., Any]:
     """Compile the recording functions of a hot event.
 
@@ -80,7 +82,7 @@ def generate(
         limit: Its length at which it is folded.
         now: The monotonic clock.
         fold: Folds it.
-        span: ``span(owner, *columns)`` makes a span of a record; None when none of them gets one.
+        spans: Makes spans of records; None when none of them gets one.
     """
     interval = spec.timing == "interval"
     totals = {feed.field for feed in spec.feeds if feed.how == "sum"}
@@ -94,14 +96,16 @@ def generate(
         columns=", ".join(columns),
         positional=", ".join([*columns, *(f"{name}=None" for name in maps)]),
         extra=extra,
-        span=f"span(owner, {', '.join(columns)})" if span is not None else "",
+        stamp=", time_ns(), owner.scope or context()" if spans is not None and spans.by_column else "",
+        span=f"span(owner, {', '.join(columns)})" if spans is not None and not spans.by_column else "",
         limit=limit,
         guards="".join(f" and {name} is None" for name in maps)
         + "".join(f" and (type({name}) is float or {name} is None)" for name in spec.graphs),
     )
     shared: dict[str, Any] = {
         "INFINITY": math.inf, "buffer": buffer, "extend": buffer.extend, "now": now, "fold": fold,
-        "len": len, "type": type, "float": float, "span": span,
+        "len": len, "type": type, "float": float, "context": current_context,
+        "span": spans and spans.make, "time_ns": spans and spans.time_ns,
     }  # fmt: skip
     build: Callable[..., Any] = baked(code, f"<{spec.name}>", shared)["build"]
     return build
@@ -193,12 +197,12 @@ class Handle:
 
     def last_record(self) -> tuple[Any, ...] | None:
         """Return the last record of this handle's owner, without the owner: who keeps it keeps nobody alive."""
-        owner, width = self.owner, self._family.width
+        owner, width, size = self.owner, self._family.width, len(self._family.columns)
         for most in _LAST_ONES:
             buffer = self._family.waiting(most)
             for start in range(len(buffer) - width, -1, -width):
                 if buffer[start] is owner:
-                    return (None, *buffer[start + 1 : start + width])
+                    return (None, *buffer[start + 1 : start + 1 + size])
         return owner.tail
 
     def reached(self) -> int | None:
@@ -236,7 +240,7 @@ class Handle:
         refused = sum(values[index] is not None and columns[index] is None for index in range(len(columns)))
         if refused:
             family.refused(refused)
-        family.buffer.extend((owner, *columns))
+        family.buffer.extend((owner, *columns, *family.stamp(owner)))
         tell = not self._silent and family.told()
         log = family.spec.logged and at >= self._log_due_s
         if values[-1] is not None:

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from operator import sub
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry.trace import SpanContext
-
 from crucible_otel.otel.feeds import compiled
 from crucible_otel.semconv.model import Field
 
 if TYPE_CHECKING:
-    from crucible_otel.otel.buffer import SpanBuffer
+    from crucible_otel.otel.buffer import SpanBuffer, Under
     from crucible_otel.otel.engine import Engine
     from crucible_otel.otel.family import Family
     from crucible_otel.otel.handle import Owner
@@ -38,27 +36,15 @@ class Place:
     Attributes:
         owner: Has their series.
         shape: What their spans have in common; None when they have no spans.
-        above: The span that their spans are children of.
-        trace_id: The trace of their spans.
-        parent_id: The id of the span above.
-        flags: The trace flags of their spans.
+        under: The trace of their spans, and their parent.
         limit_ns: Duration from which on something else is to be done with it.
         keeps: What has to stay alive while this does.
     """
 
-    __slots__ = ("above", "flags", "keeps", "limit_ns", "owner", "parent_id", "shape", "trace_id")
+    __slots__ = ("keeps", "limit_ns", "owner", "shape", "under")
 
-    def __init__(
-        self,
-        owner: Owner,
-        shape: Shape | None,
-        above: SpanContext,
-        ids: tuple[int, int, int],
-        limit_ns: int,
-        keeps: object,
-    ) -> None:
-        self.owner, self.shape, self.above, self.limit_ns, self.keeps = owner, shape, above, limit_ns, keeps
-        self.trace_id, self.parent_id, self.flags = ids
+    def __init__(self, owner: Owner, shape: Shape | None, under: Under, limit_ns: int, keeps: object) -> None:
+        self.owner, self.shape, self.under, self.limit_ns, self.keeps = owner, shape, under, limit_ns, keeps
 
 
 class Leaves:
@@ -91,8 +77,6 @@ class Leaves:
         self.full = 2 * self._start
         self.buffer: list[Any] = [None] * self._start
         engine.rows.append(self)
-        if buffer is not None:
-            buffer.folds.append(self._fold_for_spans)
 
     def fold(self) -> None:
         """Fold in place unless somebody else holds the lock; called by whoever filled the buffer."""
@@ -132,19 +116,11 @@ class Leaves:
 
     def _fold(self, place: Place, columns: list[list[int]], size: int) -> None:
         ends, *measured = columns
-        state, exemplar = place.owner.state, self._engine.exemplar_of(place.above)
+        state, exemplar = place.owner.state, self._engine.exemplar_of(place.under.above)
         for fold in self._folds:
             fold(state, place.owner, measured, size, exemplar)
         if self._spans is not None and place.shape is not None:
             durations, *values = measured
             starts = list(map(sub, ends, durations))
             chosen = self._spans.chosen(durations, self._slow_ns)
-            self._spans.add(place.shape, place, starts, ends, values, self._scales, chosen)
-
-    def _fold_for_spans(self) -> None:
-        # With an end: who waits may be a signal handler that has interrupted the one who holds the lock.
-        if self._engine.lock.acquire(timeout=1.0):
-            try:
-                self.fold_now()
-            finally:
-                self._engine.lock.release()
+            self._spans.add(place.shape, place.under, starts, ends, values, self._scales, chosen)

@@ -19,7 +19,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, NoOpTracer, Span, SpanCont
 from crucible_otel.events.event import Event
 from crucible_otel.events.sanitize import Refusals
 from crucible_otel.otel.attributes import of_event
-from crucible_otel.otel.buffer import SPAN_KEY, THINNED, SpanBuffer
+from crucible_otel.otel.buffer import SPAN_KEY, THINNED, SpanBuffer, Under
 from crucible_otel.otel.engine import Engine
 from crucible_otel.otel.family import Family
 from crucible_otel.otel.handle import Owner
@@ -244,21 +244,21 @@ class HotOperation:
         key = (id(prepared), above.trace_id, above.span_id)
         found = self._places.get(key)
         if found is None:
-            ids = self._ids_under(above)
-            if ids is None:
+            under = self._under(above)
+            if under is None:
                 return None
-            kept = ids[0] and self.buffer is not None and self.buffer.rate > 0.0
-            limit = self._slow_ns if ids[0] and not kept else LONGEST_NS
-            found = Place(prepared.owner, prepared.full if kept else None, above, ids, limit, prepared)
+            kept = under.trace_id and self.buffer is not None and self.buffer.rate > 0.0
+            limit = self._slow_ns if under.trace_id and not kept else LONGEST_NS
+            found = Place(prepared.owner, prepared.full if kept else None, under, limit, prepared)
             if len(self._places) >= _PREPARED:
                 self._places.clear()
             self._places[key] = found
         return found
 
-    def _ids_under(self, above: SpanContext) -> tuple[int, int, int] | None:
+    def _under(self, above: SpanContext) -> Under | None:
         if self.buffer is not None:
-            return self.buffer.certain(above)
-        return (0, 0, 0) if isinstance(self._tracer, NoOpTracer) else None
+            return self.buffer.under(above)
+        return Under(above) if isinstance(self._tracer, NoOpTracer) else None
 
     # -- what came the way of all events -----------------------------------------------------------------------------
 

@@ -1,32 +1,42 @@
 """Spans of what is recorded by a handle: the training steps that are sampled.
 
 A record has ended when it is made, so its span is a leaf: what happened in the step belongs to the epoch, as it does
-when the step has no span.
+when the step has no span. Where our buffer keeps the spans, nothing of them is made before the records are folded.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
+from typing import Any, NamedTuple
 
 from opentelemetry.context import Context, get_current
-from opentelemetry.trace import SpanKind, Tracer
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, SpanKind, Tracer
 
 from crucible_otel.events.clock import Clock
 from crucible_otel.events.event import Event
 from crucible_otel.events.sanitize import Refusals
 from crucible_otel.events.scope import Scope, in_context
 from crucible_otel.otel.attributes import of_event
-from crucible_otel.otel.buffer import SpanBuffer
+from crucible_otel.otel.buffer import SPAN_KEY, SpanBuffer
 from crucible_otel.otel.handle import Owner
 from crucible_otel.otel.naming import named
 from crucible_otel.otel.record import Shape
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.names import RESULT
 
-_NUMBERS = (float, int)
-_USUAL = frozenset((float, int, type(None)))
+_NUMBERS = frozenset((float, int))
+_LONGEST_S = 1e9
+
+
+class _Ended(NamedTuple):
+    shape: Shape
+    context: Context
+    starts: Sequence[int]
+    ends: Sequence[int]
+    values: Sequence[Sequence[Any] | None]
 
 
 class RecordSpans:
@@ -39,6 +49,10 @@ class RecordSpans:
         rate: Share of the records that become spans.
         buffer: Keeps the spans; None when the provider is the application's.
         tracer: Makes the spans when there is no buffer.
+
+    Attributes:
+        by_column: Whether records are to be taken as columns when they are folded; else one by one.
+        time_ns: The wall clock.
     """
 
     def __init__(
@@ -51,58 +65,115 @@ class RecordSpans:
         buffer: SpanBuffer | None,
         tracer: Tracer,
     ) -> None:
-        self._spec, self._clock, self._rate, self._buffer, self._tracer = spec, clock, rate, buffer, tracer
+        self._spec, self.time_ns, self._rate, self._buffer, self._tracer = spec, clock.time_ns, rate, buffer, tracer
+        self.by_column = buffer is not None
         fields = {field.name: field for field in spec.fields}
         totals = {feed.field for feed in spec.feeds if feed.how == "sum"}
         told = [name for name in columns if name != "duration"]
         self._names = tuple(fields[name].attribute for name in told)
         self._totals = tuple(name in totals for name in told)  # 0 where nothing is told
+        self._scales = (1.0,) * len(told)
         self._duration = tuple(columns).index("duration")
-        self._random = random.Random()  # seeded by the system; not the generator that training code seeds
+        self._random = random.Random().random  # seeded by the system; not the generator that training code seeds
         self._last: tuple[Owner | None, Scope | None, Shape | None] = (None, None, None)
+        self._waiting: deque[_Ended] = deque()
 
     def make(self, owner: Owner, *columns: Any) -> None:
-        """Make the span of a record, if it is one of those that get one; durations are in seconds."""
-        if self._rate < 1.0 and self._random.random() >= self._rate:
-            return
-        duration_s = columns[self._duration]
-        if type(duration_s) not in _NUMBERS or not 0.0 <= duration_s < 1e9:
-            return
-        context: Context = get_current()
-        scope = owner.scope
-        if scope is None:
-            scope = in_context(context)
-        elif scope.context is not None:
-            context = scope.context
-        known_owner, known_scope, shape = self._last
-        if shape is None or owner is not known_owner or scope is not known_scope:
-            shape = self._shape(owner, scope)
-            self._last = (owner, scope, shape)
-        place = self._duration
-        values = (*columns[:place], *columns[place + 1 :])
-        if 0 in values or not _USUAL.issuperset(map(type, values)):
-            values = self._told(values)
-        end_ns = self._clock.time_ns()
-        start_ns = end_ns - round(duration_s * 1e9)
-        if self._buffer is not None:
-            self._buffer.leaf(shape, context, start_ns, end_ns, values, kept=True)
-            return
-        attributes = {**shape.attributes, **shape.values(values)}
-        span = self._tracer.start_span(shape.name, context=context, attributes=attributes, start_time=start_ns)
-        span.end(end_time=end_ns)
+        """Make the span of a record that ends now, if it is one of those that get one; durations are in seconds."""
+        ended = self._ended(owner, owner.scope or get_current(), [(value,) for value in columns], (self.time_ns(),))
+        if ended is not None:
+            self._one_by_one(ended)
 
-    def _told(self, values: Sequence[Any]) -> tuple[Any, ...]:
-        """Return values without what was not told; a tensor that is still on its device is not waited for."""
-        return tuple(
-            [
-                value if type(value) in _NUMBERS and (value or not is_total) else None
-                for value, is_total in zip(values, self._totals, strict=True)
-            ]
-        )
+    def take(
+        self,
+        owners: Sequence[Owner],
+        columns: Sequence[Sequence[Any]],
+        ends: Sequence[int],
+        places: Sequence[Scope | Context],
+    ) -> None:
+        """Make spans of records; the engine's lock is held.
+
+        Args:
+            owners: Who made each record.
+            columns: Its fields.
+            ends: When it was made, in nanoseconds since the epoch.
+            places: The scope or the context it was made in.
+        """
+        owner, place, size = owners[-1], places[-1], len(owners)
+        if owners.count(owner) == size and all(each is place for each in places):
+            self._take(self._ended(owner, place, columns, ends))
+            return
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, ids in enumerate(zip(map(id, owners), map(id, places), strict=True)):
+            groups.setdefault(ids, []).append(index)
+        for indices in groups.values():
+            few = [list(map(column.__getitem__, indices)) for column in columns]
+            first = indices[0]
+            self._take(self._ended(owners[first], places[first], few, list(map(ends.__getitem__, indices))))
+
+    def emit(self) -> None:
+        """Make the spans that were left because the sampler has to look at them; called without the lock."""
+        while self._waiting:
+            try:
+                ended = self._waiting.popleft()
+            except IndexError:  # another thread was faster
+                return
+            self._one_by_one(ended)
+
+    def hurry(self) -> None:
+        """Have the spans fetched if many wait; called without the lock."""
+        if self._buffer is not None and self._buffer.crowded:
+            self._buffer.hurry()
 
     def give_way(self) -> None:
         """Have the tracer make the spans from now on."""
         self._buffer = None
+
+    def _take(self, ended: _Ended | None) -> None:
+        if ended is None:
+            return
+        under = self._buffer.under(_above(ended.context)) if self._buffer is not None else None
+        if under is None or self._buffer is None:
+            self._waiting.append(ended)
+        elif under.trace_id:
+            self._buffer.add(ended.shape, under, ended.starts, ended.ends, ended.values, self._scales)
+
+    def _one_by_one(self, ended: _Ended) -> None:
+        shape, context, starts, ends, values = ended
+        rows: Iterable[tuple[Any, ...]] = zip(*[column or (None,) * len(ends) for column in values], strict=True)
+        for start_ns, end_ns, row in zip(starts, ends, rows, strict=True):
+            if self._buffer is not None:
+                self._buffer.leaf(shape, context, start_ns, end_ns, row, kept=True)
+                continue
+            attributes = {**shape.attributes, **shape.values(row)}
+            span = self._tracer.start_span(shape.name, context=context, attributes=attributes, start_time=start_ns)
+            span.end(end_time=end_ns)
+
+    def _ended(
+        self, owner: Owner, place: Scope | Context, columns: Sequence[Sequence[Any]], ends: Sequence[int]
+    ) -> _Ended | None:
+        """Return the spans of those records that get one; None for none."""
+        durations = columns[self._duration]
+        chosen = [type(value) in _NUMBERS and 0.0 <= value < _LONGEST_S for value in durations]
+        if self._rate < 1.0:
+            chosen = [each and self._random() < self._rate for each in chosen]
+        if not all(chosen):
+            ends, columns = list(compress(ends, chosen)), [list(compress(column, chosen)) for column in columns]
+            durations = columns[self._duration]
+        if not ends:
+            return None
+        told = [column for index, column in enumerate(columns) if index != self._duration]
+        values = [_told(column, is_total) for column, is_total in zip(told, self._totals, strict=True)]
+        scope, context = (place, place.context) if isinstance(place, Scope) else (in_context(place), place)
+        starts = [end_ns - round(duration_s * 1e9) for end_ns, duration_s in zip(ends, durations, strict=True)]
+        return _Ended(self._shape_of(owner, scope), context if context is not None else Context(), starts, ends, values)
+
+    def _shape_of(self, owner: Owner, scope: Scope | None) -> Shape:
+        known_owner, known_scope, shape = self._last
+        if shape is None or owner is not known_owner or scope is not known_scope:
+            shape = self._shape(owner, scope)
+            self._last = (owner, scope, shape)
+        return shape
 
     def _shape(self, owner: Owner, scope: Scope | None) -> Shape:
         event = Event(self._spec, self._spec.name, {}, {}, 0)
@@ -110,3 +181,22 @@ class RecordSpans:
         event.complete(owner.fields, inherited)
         attributes = {**of_event(event, Refusals()), RESULT: "success"}
         return Shape(named(self._spec.span, event), SpanKind.INTERNAL, attributes, self._names)
+
+
+def _told(column: Sequence[Any], is_total: bool) -> Sequence[Any] | None:
+    """Return values without what was not told; a tensor that is still on its device is not waited for."""
+    kinds = set(map(type, column))
+    if not kinds <= _NUMBERS:
+        column = [value if type(value) in _NUMBERS else None for value in column]
+        if kinds.isdisjoint(_NUMBERS):
+            return None
+    if is_total and 0 in column:
+        column = [value or None for value in column]
+        if column.count(None) == len(column):
+            return None
+    return column
+
+
+def _above(context: Context) -> SpanContext:
+    span: Any = context.get(SPAN_KEY)
+    return span.get_span_context() if span is not None else INVALID_SPAN_CONTEXT

@@ -75,10 +75,13 @@ def open_short_ways(
     recorded: list[RecordSpans] = []
     for family in engine.families.values() if step_rate > 0.0 else ():
         if family.spec.span:
-            family.spans = RecordSpans(
+            made_of_it = RecordSpans(
                 family.spec, family.columns, clock=engine.clock, rate=step_rate, buffer=buffer, tracer=tracer
             )
-            recorded.append(family.spans)
+            family.make_spans(made_of_it)
+            recorded.append(made_of_it)
+    if buffer is not None:
+        buffer.folds.append(engine.fold_for_spans)
     if spans is not None:
 
         def give_way() -> None:
