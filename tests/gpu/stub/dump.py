@@ -27,6 +27,7 @@ gives one answer after the other; functions that the stub does not have are left
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -178,9 +179,21 @@ WITH_PARTS: Final = {
     **{function: function for function in PROCESSES},
 }
 
+
+def min_max_fan_speed(handle: Any) -> list[int]:
+    """Return the least and the highest speed of fans, in percent; the oldest pynvml wants places for them."""
+    try:
+        return list(pynvml.nvmlDeviceGetMinMaxFanSpeed(handle))
+    except TypeError:
+        least, highest = ctypes.c_uint(), ctypes.c_uint()
+        pynvml.nvmlDeviceGetMinMaxFanSpeed(handle, ctypes.byref(least), ctypes.byref(highest))
+        return [least.value, highest.value]
+
+
 # Where pynvml's function is not called like NVML's symbol.
 WRAPPERS: Final[Mapping[str, Callable[..., Any]]] = {
     "nvmlDeviceGetMemoryInfo_v2": lambda handle: pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2),
+    "nvmlDeviceGetMinMaxFanSpeed": min_max_fan_speed,
 }
 # What an older driver is asked, and what it says only if it cannot say the newer.
 OLDER: Final = {
