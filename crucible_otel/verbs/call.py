@@ -20,7 +20,7 @@ from crucible_otel.verbs.timed import Timed
 
 T = TypeVar("T")
 
-_PHASES = CALL_OPERATION.stop.parts
+_PHASES = _QUEUE, _SERIALIZE, _EXECUTE, _DESERIALIZE = CALL_OPERATION.stop.parts
 _LONG_NS = 10**19
 _SUSPENDING = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE
 
@@ -65,11 +65,22 @@ class Call(Timed):
             deserialize_ns: Nanoseconds spent decoding the result.
         """
         measured = self._measurements
-        for name, value in zip(_PHASES, (queue_ns, serialize_ns, execute_ns, deserialize_ns), strict=True):
-            if type(value) is int and 0 <= value < _LONG_NS:
-                measured[name] = value
-            elif value is not None:
-                _read(measured, name, value)
+        if type(queue_ns) is int and 0 <= queue_ns < _LONG_NS:
+            measured[_QUEUE] = queue_ns
+        elif queue_ns is not None:
+            _read(measured, _QUEUE, queue_ns)
+        if type(serialize_ns) is int and 0 <= serialize_ns < _LONG_NS:
+            measured[_SERIALIZE] = serialize_ns
+        elif serialize_ns is not None:
+            _read(measured, _SERIALIZE, serialize_ns)
+        if type(execute_ns) is int and 0 <= execute_ns < _LONG_NS:
+            measured[_EXECUTE] = execute_ns
+        elif execute_ns is not None:
+            _read(measured, _EXECUTE, execute_ns)
+        if type(deserialize_ns) is int and 0 <= deserialize_ns < _LONG_NS:
+            measured[_DESERIALIZE] = deserialize_ns
+        elif deserialize_ns is not None:
+            _read(measured, _DESERIALIZE, deserialize_ns)
 
     @guarded
     def io(self, nbytes: int) -> None:
@@ -207,8 +218,29 @@ def call(
     """
     if not runtime().enabled:
         return cast("Call", QUIET_CALL)
-    names = text(library), text(function)
-    identity = {"operation": ".".join(filter(None, names)), "library": names[0], "function": names[1]}
-    made = Call(CALL_OPERATION, {**identity, "worker_id": worker_id, "device": device, **fields})
-    made._nbytes = whole(bytes, "call(bytes)", least=0) or 0
+    if worker_id is None and device is None and not fields and type(library) is str and type(function) is str:
+        made = (_known.get((library, function)) or _new(library, function)).another()
+    else:
+        identity = _identity(library, function)
+        made = Call(CALL_OPERATION, {**identity, "worker_id": worker_id, "device": device, **fields})
+    if bytes is not None:
+        made._nbytes = whole(bytes, "call(bytes)", least=0) or 0
     return made
+
+
+_KNOWN = 1024
+_known: dict[tuple[str, str], Call] = {}
+"""One of each kind, from which others are made: what it has found out for its metrics need not be found again."""
+
+
+def _new(library: str, function: str) -> Call:
+    made = Call(CALL_OPERATION, {**_identity(library, function), "worker_id": None, "device": None})
+    if len(_known) >= _KNOWN:
+        _known.clear()
+    _known[library, function] = made
+    return made
+
+
+def _identity(library: object, function: object) -> dict[str, Any]:
+    names = text(library), text(function)
+    return {"operation": ".".join(filter(None, names)), "library": names[0], "function": names[1]}

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar
 
-from opentelemetry.context import Context, attach
+from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
-from crucible_otel.events.context import current_context
+from crucible_otel.events.context import current_context, make_current
 from crucible_otel.events.outcome import Terminated, result_of
 from crucible_otel.events.runtime import Runtime, runtime
 from crucible_otel.events.sanitize import Refusals, attribute
@@ -76,7 +76,7 @@ class Timed(Managed):
         if inside is None:
             super()._begin(enter=True)
         else:
-            attach(inside)
+            make_current(inside)
         return self
 
     def __exit__(
@@ -92,7 +92,7 @@ class Timed(Managed):
         if entry is None or entry[_OWNER] is not self:
             self._end_elsewhere(entry, here, error)
             return
-        attach(entry[_OUTSIDE])
+        make_current(entry[_OUTSIDE])
         self._finish(entry, error)
 
     def _begin(self, *, enter: bool) -> Any:
@@ -102,7 +102,7 @@ class Timed(Managed):
         if inside is None:
             return super()._begin(enter=enter)
         if enter:
-            attach(inside)
+            make_current(inside)
         else:
             self._suspended = inside
         return _Begun(inside)
@@ -147,6 +147,15 @@ class Timed(Managed):
             leaves.fold()
         return True
 
+    def another(self: T) -> T:
+        """Return one more of this kind, which is never opened itself."""
+        one = type(self).__new__(type(self))
+        fields = {**self.fields}
+        one.__dict__ = {
+            **self.__dict__, "fields": fields, "_open": [], "_yields": {}, "_measurements": {}, "_origin": self
+        }  # fmt: skip
+        return one
+
     def _leaf(self, duration_ns: int, values: Values, *, full: bool = False) -> bool:
         """Put one that has ended just now and in which nothing else happened; False where the short way is closed."""
         hot = runtime().operations.get(self._operation.name)
@@ -177,8 +186,10 @@ class Timed(Managed):
 
     def _prepare(self, hot: HotOperation, inherited: Mapping[str, Any]) -> Prepared:
         ready = self._ready = hot.prepare(self.fields, inherited)
-        if self._origin is not None:  # whose next copy has it at once
-            self._origin._ready = ready
+        origin = self._origin
+        while origin is not None:  # whose next copy has it at once
+            origin._ready = ready
+            origin = origin._origin
         return ready
 
     def _start(self, current: Runtime, hot: HotOperation) -> Context | None:
@@ -209,7 +220,7 @@ class Timed(Managed):
         left = hot.left.get(id(here))
         if left is not None and left[_OWNER] is self:  # it has ended when telemetry did
             del hot.left[id(here)]
-            attach(left[_OUTSIDE])
+            make_current(left[_OUTSIDE])
         elif self._suspended is not None:
             entry = hot.running.pop(id(self._suspended), None)
             if entry is not None:
@@ -224,7 +235,7 @@ class Timed(Managed):
         for entry in reversed(inside or ([] if self._open else mine)):
             if hot.running.pop(id(entry[_INSIDE]), None) is entry:
                 if inside:
-                    attach(entry[_OUTSIDE])
+                    make_current(entry[_OUTSIDE])
                 self._finish(entry, error)
                 return True
         return False

@@ -20,7 +20,18 @@ def test_it_is_what_opentelemetry_says() -> None:
         otel_context.detach(token)
 
 
+def test_what_is_made_current_is_current_for_opentelemetry() -> None:
+    """And what was current before can be made so again."""
+    before = otel_context.get_current()
+    context.make_current(Context({"key": 2}))
+    try:
+        assert {"key": 2} == otel_context.get_current()
+    finally:
+        context.make_current(before)
+    assert before is otel_context.get_current()
+
+
 def test_where_it_is_kept_elsewhere_opentelemetry_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another runtime context can be chosen by an environment variable."""
     monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", object())
-    assert context._reader() is otel_context.get_current
+    assert context._ways() == (otel_context.get_current, otel_context.attach)
