@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from crucible_otel.events.arrays import Array, look
 
-__all__ = ["AttributeValue", "Plain", "Refusals", "attribute", "error_text", "json_text", "plain"]
+__all__ = ["LONGEST_TEXT", "AttributeValue", "Plain", "Refusals", "attribute", "error_text", "json_text", "plain"]
 
 Plain = str | int | float | bool | None | list[Any] | dict[str, Any]
 """What :func:`plain` returns."""
@@ -33,7 +33,8 @@ AttributeValue = str | int | float | bool | list[str] | list[int] | list[float] 
 _INT_MIN: Final = -(2**63)
 _INT_MAX: Final = 2**63 - 1
 _SCALARS: Final = (str, int, float, bool)
-_STRING: Final = 4_096
+LONGEST_TEXT: Final = 4_096
+"""Characters of a text that is kept as it is."""
 _ERROR_CHARACTERS: Final = 300
 _KEY_CHARACTERS: Final = 128
 _BUDGET_NODES: Final = 4_096
@@ -60,7 +61,7 @@ def plain(
     value: object,
     *,
     depth: int = 4,
-    max_string: int = _STRING,
+    max_string: int = LONGEST_TEXT,
     max_items: int = 128,
     refusals: Refusals | None = None,
 ) -> Plain:
@@ -93,7 +94,7 @@ def attribute(value: object, *, refusals: Refusals | None = None) -> AttributeVa
     kind = type(value)
     if kind is bool or kind is float:
         return value  # type: ignore[return-value]
-    if kind is str and len(value) <= _STRING:  # type: ignore[arg-type]
+    if kind is str and len(value) <= LONGEST_TEXT:  # type: ignore[arg-type]
         return utf8(value)  # type: ignore[arg-type]
     if kind is int and _INT_MIN <= value <= _INT_MAX:  # type: ignore[operator]
         return value  # type: ignore[return-value]
@@ -105,7 +106,7 @@ def attribute(value: object, *, refusals: Refusals | None = None) -> AttributeVa
         counts.dropped += 1
         return None
     inner = Refusals()
-    result = _Walk(_STRING, 128, inner).value(value, 4)
+    result = _Walk(LONGEST_TEXT, 128, inner).value(value, 4)
     supported = isinstance(value, (*_SCALARS, list, tuple)) or (array is not None and array.single)
     if isinstance(result, dict) or (isinstance(result, list) and not _homogeneous(result)):
         supported, result = False, json_text(result)

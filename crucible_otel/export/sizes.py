@@ -68,10 +68,17 @@ def size_of_attributes(attributes: Mapping[str, Any] | None) -> int:
     if not attributes:
         return 0
     # The SDK's mappings take a lock for each item that is read, and none to be copied.
-    values = attributes.copy() if hasattr(attributes, "copy") else attributes
+    values = (
+        attributes if type(attributes) is dict else attributes.copy() if hasattr(attributes, "copy") else attributes
+    )
     size = len(values) * _ATTRIBUTE_BYTES
     for value in values.values():
-        if isinstance(value, (str, bytes)):
+        kind = type(value)
+        if kind is str:
+            size += len(value)
+        elif kind is int or kind is float or kind is bool:
+            continue
+        elif isinstance(value, (str, bytes)):
             size += len(value)
         elif isinstance(value, (tuple, list)):
             size += sum(len(each) if isinstance(each, (str, bytes)) else 16 for each in value)

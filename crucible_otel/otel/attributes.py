@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from crucible_otel.events.event import Event
-from crucible_otel.events.sanitize import Refusals, attribute, utf8
-from crucible_otel.otel.values import is_kept, number
+from crucible_otel.events.sanitize import LONGEST_TEXT, Refusals, attribute, utf8
+from crucible_otel.otel.values import LARGE, is_kept, number
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Field
 from crucible_otel.semconv.names import SOURCE
@@ -17,11 +17,24 @@ _KEY_LENGTH = 255
 _NUMBERS = ("int", "double")
 
 
-def _by_name(spec: EventSpec) -> dict[str, Field]:
-    return {field.name: field for field in spec.fields}
+class _Places:
+    """Where the fields of an event go.
+
+    Attributes:
+        fields: The fields by name.
+        texts: The attribute of each field whose texts stay as they are.
+        numbers: The attribute of each field whose numbers do.
+    """
+
+    __slots__ = ("fields", "numbers", "texts")
+
+    def __init__(self, spec: EventSpec) -> None:
+        self.fields = {field.name: field for field in spec.fields}
+        self.numbers = {field.name: field.attribute for field in spec.fields if field.attribute and field.unit != "ns"}
+        self.texts = {name: key for name, key in self.numbers.items() if self.fields[name].type not in _NUMBERS}
 
 
-_FIELDS = {name: _by_name(spec) for name, spec in EVENTS.items()}
+_PLACES = {name: _Places(spec) for name, spec in EVENTS.items()}
 
 
 def of_event(event: Event, refusals: Refusals) -> dict[str, Any]:
@@ -48,16 +61,27 @@ def of_end(event: Event, started: Mapping[str, Any], refusals: Refusals) -> tupl
     """
     new: dict[str, Any] = {}
     out: dict[str, Any] = {} if started else new
-    fields = _FIELDS.get(event.spec.name)
-    if fields is None:
-        fields = _by_name(event.spec)
+    places = _PLACES.get(event.spec.name) or _Places(event.spec)
+    fields, texts, numbers = places.fields, places.texts, places.numbers
     for values in (event.metadata, event.measurements):
         for name, value in values.items():
-            if value is None:
+            kind = type(value)
+            key: str | None = None
+            if kind is str:
+                if value.isascii() and len(value) <= LONGEST_TEXT:
+                    key = texts.get(name)
+            elif kind is float or (kind is int and -LARGE < value < LARGE):
+                key = numbers.get(name)
+            elif value is None:
                 continue
-            if not started:
+            told = started.get(name) is value
+            if key is not None:  # most are: as they are, without a call
+                out[key] = value
+                if not told and out is not new:
+                    new[key] = value
+            elif out is new:
                 _put(out, name, value, fields.get(name), refusals)
-            elif started.get(name) is value:
+            elif told:
                 _put(out, name, value, fields.get(name), None)
             else:
                 found: dict[str, Any] = {}
