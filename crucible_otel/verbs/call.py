@@ -161,7 +161,7 @@ class Call(Timed):
                 phases = queue_ns, serialize_ns, execute_ns, deserialize_ns
                 if not self._nbytes and self._row(duration_ns, *phases, rest, nbytes):  # type: ignore[arg-type]
                     return
-        except TypeError:  # something is not known, or no number
+        except Exception:  # something is not known, no number, or one of another kind that cannot hold the rest
             pass
         self._record(duration_ns, (queue_ns, serialize_ns, execute_ns, deserialize_ns), nbytes, error)
 
