@@ -256,3 +256,5 @@ class Family:
     def clear(self) -> None:
         """Forget what is not folded yet."""
         del self.buffer[self._start :]
+        if self.spans is not None:
+            self.spans.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class RecordSpans:
         rate: Share of the records that become spans.
         buffer: Keeps the spans; None when the provider is the application's.
         tracer: Makes the spans when there is no buffer.
+        fault: Told what went wrong in somebody else's code: a sampler's, a processor's.
 
     Attributes:
         by_column: Whether records are to be taken as columns when they are folded; else one by one.
@@ -64,7 +65,9 @@ class RecordSpans:
         rate: float,
         buffer: SpanBuffer | None,
         tracer: Tracer,
+        fault: Callable[[str, BaseException], object],
     ) -> None:
+        self._fault = fault
         self._spec, self.time_ns, self._rate, self._buffer, self._tracer = spec, clock.time_ns, rate, buffer, tracer
         self.by_column = buffer is not None
         fields = {field.name: field for field in spec.fields}
@@ -125,6 +128,10 @@ class RecordSpans:
         if self._buffer is not None and self._buffer.crowded:
             self._buffer.hurry()
 
+    def clear(self) -> None:
+        """Forget what is left, in a forked child: it is its parent's."""
+        self._waiting.clear()
+
     def give_way(self) -> None:
         """Have the tracer make the spans from now on."""
         self._buffer = None
@@ -142,12 +149,15 @@ class RecordSpans:
         shape, context, starts, ends, values = ended
         rows: Iterable[tuple[Any, ...]] = zip(*[column or (None,) * len(ends) for column in values], strict=True)
         for start_ns, end_ns, row in zip(starts, ends, rows, strict=True):
-            if self._buffer is not None:
-                self._buffer.leaf(shape, context, start_ns, end_ns, row, kept=True)
-                continue
-            attributes = {**shape.attributes, **shape.values(row)}
-            span = self._tracer.start_span(shape.name, context=context, attributes=attributes, start_time=start_ns)
-            span.end(end_time=end_ns)
+            try:
+                if self._buffer is not None:
+                    self._buffer.leaf(shape, context, start_ns, end_ns, row, kept=True)
+                    continue
+                attributes = {**shape.attributes, **shape.values(row)}
+                span = self._tracer.start_span(shape.name, context=context, attributes=attributes, start_time=start_ns)
+                span.end(end_time=end_ns)
+            except Exception as error:  # who folds is the user's loop, or a collection of metrics
+                self._fault(self._spec.name, error)
 
     def _ended(
         self, owner: Owner, place: Scope | Context, columns: Sequence[Sequence[Any]], ends: Sequence[int]

@@ -76,7 +76,13 @@ def open_short_ways(
     for family in engine.families.values() if step_rate > 0.0 else ():
         if family.spec.span:
             made_of_it = RecordSpans(
-                family.spec, family.columns, clock=engine.clock, rate=step_rate, buffer=buffer, tracer=tracer
+                family.spec,
+                family.columns,
+                clock=engine.clock,
+                rate=step_rate,
+                buffer=buffer,
+                tracer=tracer,
+                fault=projection.fault,
             )
             family.make_spans(made_of_it)
             recorded.append(made_of_it)
