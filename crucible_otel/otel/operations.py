@@ -132,7 +132,7 @@ class HotOperation:
         self.leaves: Leaves | None = None
         if len(self._families) == 1 and {*self._value_types} == {float, int} and all(f.type == "int" for f in told):
             self.leaves = Leaves(self._families[0], engine, told, buffer=buffer, slow_ns=self._slow_ns)
-        self._places: dict[tuple[int, int, int], Place] = {}
+        self._places: dict[tuple[Any, ...], Place] = {}
         self.rearm()
         _OPERATIONS.add(self)
 
@@ -144,9 +144,12 @@ class HotOperation:
 
     def look_again(self) -> None:
         """Forget what was found out for the next rows."""
-        self._places.clear()
-        before, self.gate = self.gate, [None] if self.direct else []
+        self._places = {}  # another one, in which nobody puts what was found out before
+        before = self.gate
+        self.gate = gate = [None] if self.direct else []
         before.clear()
+        if not self.direct:  # another thread may have found it out in between
+            gate.clear()
 
     def give_way(self) -> None:
         """Have the tracer make the spans from now on."""
@@ -241,8 +244,11 @@ class HotOperation:
         """
         parent: Any = context.get(SPAN_KEY)
         above: SpanContext = parent.get_span_context() if parent is not None else INVALID_SPAN_CONTEXT
-        key = (id(prepared), above.trace_id, above.span_id)
-        found = self._places.get(key)
+        places = self._places
+        # A propagated context has the ids of the span it comes from, and may be treated otherwise.
+        kind = above.is_remote, above.trace_flags, bool(above.trace_state)
+        key = (id(prepared), above.trace_id, above.span_id, *kind)
+        found = places.get(key)
         if found is None:
             under = self._under(above)
             if under is None:
@@ -250,9 +256,9 @@ class HotOperation:
             kept = under.trace_id and self.buffer is not None and self.buffer.rate > 0.0
             limit = self._slow_ns if under.trace_id and not kept else LONGEST_NS
             found = Place(prepared.owner, prepared.full if kept else None, under, limit, prepared)
-            if len(self._places) >= _PREPARED:
-                self._places.clear()
-            self._places[key] = found
+            if len(places) >= _PREPARED:
+                places.clear()
+            places[key] = found
         return found
 
     def _under(self, above: SpanContext) -> Under | None:
