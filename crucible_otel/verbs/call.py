@@ -219,7 +219,7 @@ def call(
     if not runtime().enabled:
         return cast("Call", QUIET_CALL)
     if worker_id is None and device is None and not fields and type(library) is str and type(function) is str:
-        made = (_known.get((library, function)) or _new(library, function)).another()
+        made = (_known.get((library, function)) or _new(library, function))._another()
     else:
         identity = _identity(library, function)
         made = Call(CALL_OPERATION, {**identity, "worker_id": worker_id, "device": device, **fields})

@@ -147,7 +147,7 @@ class Timed(Managed):
             leaves.fold()
         return True
 
-    def another(self: T) -> T:
+    def _another(self: T) -> T:
         """Return one more of this kind, which is never opened itself."""
         one = type(self).__new__(type(self))
         fields = {**self.fields}
