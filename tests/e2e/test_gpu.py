@@ -99,6 +99,11 @@ def at(expression: str, port: int, **labels: str) -> str:
     return f"{name}{{{selector}}}"
 
 
+def xids(seen: Exported, uuid: str) -> list[Any]:
+    """Return the log records of the XIDs of a GPU."""
+    return [log for log in seen.logs if log.event_name == gpu.XID.name and log.attributes[gpu.ID] == uuid]
+
+
 def test_the_worked_numbers_arrive_by_both_routes(
     collector: StartCollector, prometheus: Prometheus, folder: Path
 ) -> None:
@@ -140,7 +145,7 @@ def test_the_worked_numbers_arrive_by_both_routes(
 def test_the_series_of_a_lost_gpu_end_in_prometheus(
     collector: StartCollector, prometheus: Prometheus, folder: Path
 ) -> None:
-    """Its power is gone at the next scrape, its status says failed; the loss is an ERROR in the run's trace."""
+    """Its power is gone at the next scrape, its status says failed; the loss, and an XID, are in the run's trace."""
     stub, own, collected = Stub(folder / "nvml", "lost"), prometheus.take_ports(), prometheus.take_ports()
     stub.add("gpu 1 lost = 0")
     healthy, lost = (f"GPU-0f0f0f0f-1111-2222-3333-44444444444{index}" for index in (0, 1))
@@ -152,6 +157,8 @@ def test_the_series_of_a_lost_gpu_end_in_prometheus(
         prometheus.becomes(1, at('hw_status{hw_state="failed"}', own, hw_id=lost))
         prometheus.holds(lambda found: not found, at("hw_power_watts", own, hw_id=lost))
         prometheus.becomes(500, at("hw_power_watts", own, hw_id=healthy))
+        stub.add("event 0 xid 31")
+        prometheus.becomes(1, at('hw_errors_total{error_type="xid"}', own, hw_id=healthy))
         for line in ("ended", ""):
             program.say()
             assert line == program.line()
@@ -159,8 +166,11 @@ def test_the_series_of_a_lost_gpu_end_in_prometheus(
     seen: Exported = server.exported("seen.jsonl")
     seen.wait_for(lambda each: [span for span in each.spans if span.name == "train m"])
     seen.wait_for(lambda each: [log for log in each.logs if log.event_name == gpu.LOST.name])
+    seen.wait_for(lambda each: xids(each, healthy))
     (told,) = [log for log in seen.logs if log.event_name == gpu.LOST.name]
+    (fault,) = xids(seen, healthy)
     (run,) = [span for span in seen.spans if span.name == "train m"]
 
     assert ("ERROR", lost) == (told.severity_text, told.attributes[gpu.ID])
-    assert (run.trace_id, run.span_id) == (told.trace_id, told.span_id)
+    assert ("ERROR", 31) == (fault.severity_text, fault.attributes["crucible.gpu.xid.code"])
+    assert [(run.trace_id, run.span_id)] * 2 == [(log.trace_id, log.span_id) for log in (told, fault)]

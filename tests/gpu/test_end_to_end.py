@@ -40,6 +40,13 @@ for line in sys.stdin:
 """
 """Samples, flushes when told to, and ends with its input or an empty line."""
 
+OUTSIDE = """
+import os
+for name in ("PYTEST_CURRENT_TEST", "PYTEST_VERSION"):
+    os.environ.pop(name, None)
+"""
+"""Makes a program one that no test has begun: then there are other defaults."""
+
 
 @pytest.fixture
 def receiver() -> Iterator[OtlpReceiver]:
@@ -64,6 +71,14 @@ def asked(stub: Stub, name: str, gpu: int | None = None) -> int:
     """Return how often a function was asked for, also while the program is about to make the file of the counters."""
     try:
         return stub.count(name, gpu)
+    except (ValueError, OSError):
+        return 0
+
+
+def running(stub: Stub, name: str) -> int:
+    """Return how many calls of a function have not returned, also while there is no file of the counters yet."""
+    try:
+        return stub.running(name)
     except (ValueError, OSError):
         return 0
 
@@ -366,6 +381,46 @@ def test_a_hang_delays_no_scrape_and_no_exit(tmp_path: Path, receiver: OtlpRecei
     )
 
 
+@pytest.mark.parametrize(
+    "call", ["nvmlInitWithFlags", "nvmlDeviceGetCount_v2", "nvmlDeviceGetFieldValues", "nvmlGpmSampleGet"]
+)
+def test_a_hang_from_the_start_delays_neither_start_nor_end(tmp_path: Path, receiver: OtlpReceiver, call: str) -> None:
+    """Wherever NVML hangs for minutes: ``configure()``, a flush, a scrape and the exit are done while it still does."""
+    stub = Stub(tmp_path / "nvml", "h100x8")
+    stub.add(f"hang {call} 300")
+    with Program(TELL, sampling(stub, receiver)) as program:
+        url = program.line()
+        assert eventually(lambda: running(stub, call))
+        page = scraped(url)
+        program.say("flush")
+        assert "True" == program.line()
+        program.say()
+        ended = program.end()
+
+    assert {} == page
+    assert (0, 1, 1) == (ended.code, stub.count(call), stub.running(call))
+
+
+@pytest.mark.parametrize(("mode", "initialised"), [(None, 1), ("auto", 1), ("on", 1), ("off", 0)])
+def test_a_driver_is_found_without_a_word(
+    tmp_path: Path, receiver: OtlpReceiver, mode: str | None, initialised: int
+) -> None:
+    """With no variable at all, at the default interval: the first sample is taken at once. ``off``: none, ever."""
+    stub = Stub(tmp_path / "nvml", "worked")
+    environ = {**stub.environ, **sending_to(receiver), "OTEL_METRIC_EXPORT_INTERVAL": "200"}
+    with Program(OUTSIDE + TELL, environ if mode is None else {**environ, "CRUCIBLE_OTEL_GPU": mode}) as program:
+        program.line()
+        if initialised:
+            assert receiver.wait_for(lambda: latest(receiver, "hw.power"), 60)
+        program.say("flush")
+        program.line()
+        program.say()
+        assert 0 == program.end().code
+
+    assert {(WORKED, "gpu"): 350.0} if initialised else {} == latest(receiver, "hw.power")
+    assert initialised == asked(stub, "nvmlInitWithFlags") == asked(stub, "nvmlShutdown")
+
+
 def test_a_lost_gpu_is_told_and_its_series_end(tmp_path: Path, receiver: OtlpReceiver) -> None:
     """One ERROR event for the loss and one for XID 79; the other GPU goes on, the lost one is not asked again."""
     stub = Stub(tmp_path / "nvml", "lost")
@@ -554,6 +609,31 @@ def test_visible_devices_are_sampled(tmp_path: Path, receiver: OtlpReceiver, lis
         assert eventually(lambda: asked(stub, "nvmlDeviceGetCount_v2"))
         if expected:
             assert receiver.wait_for(lambda: receiver.points("hw.power"), 60)
+        program.say()
+        assert 0 == program.end().code
+
+    assert {H100.format(index) for index in expected} == {key[0] for key in latest(receiver, "hw.power")}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("1", {1}),
+        (H100.format(2), {2}),
+        (f"{H100.format(2)}, 0", {0, 2}),
+        (H100.format(5).upper(), {5}),
+        ("all", set(range(8))),
+    ],
+)
+def test_devices_are_chosen_by_the_variable(
+    tmp_path: Path, receiver: OtlpReceiver, wanted: str, expected: set[int]
+) -> None:
+    """By index and by UUID, in any letters, whatever CUDA is let see."""
+    stub = Stub(tmp_path / "nvml", "h100x8")
+    environ = sampling(stub, receiver, CUDA_VISIBLE_DEVICES="7", CRUCIBLE_OTEL_GPU_DEVICES=wanted)
+    with Program(TELL, environ) as program:
+        program.line()
+        assert receiver.wait_for(lambda: receiver.points("hw.power"), 60)
         program.say()
         assert 0 == program.end().code
 
