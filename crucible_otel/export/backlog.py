@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from crucible_otel.export.chunk import Batch, Chunk
 from crucible_otel.export.pace import Pace
 from crucible_otel.export.sizes import NBYTES, size_of
 
@@ -26,7 +27,7 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 BATCH_BYTES: Final = 2 * 1024 * 1024
 """A message is smaller than its items in memory: well below the 4 MiB that a gRPC receiver accepts."""
 
-_PIECE: Final = 1024
+_PIECE: Final = 256
 """Items that come in bulk are weighed and kept in pieces of this many."""
 
 
@@ -85,7 +86,7 @@ class Backlog:
         # A batch is full before the backlog is, where that is small.
         self._full_bytes = max(1, min(bounds.batch_bytes, max_bytes // 2))
         self._full_items = max(1, min(self._batch_items, max_items // 2))
-        self._entries: deque[tuple[int, int, Any]] = deque()  # size, number (0: an item and not a list of them), what
+        self._entries: deque[tuple[int, int, Any]] = deque()  # size, number (0: an item and not many of them), what
         self._items_in = self._bytes_in = self._full = self._late = 0
         # Written by who takes out; what is on its way takes room until it is let go of.
         self._items_taken = self._bytes_taken = self._bytes_done = 0
@@ -110,7 +111,7 @@ class Backlog:
         """Add many items; what does not fit is dropped and counted.
 
         Args:
-            items: The items; kept as they are, to be changed no more.
+            items: The items, or a chunk of them; kept as they are, to be changed no more.
             pace: When to pause, in the background.
             late: Whether items are welcome although it is closed.
 
@@ -135,10 +136,7 @@ class Backlog:
         return accepted
 
     def _extend(self, piece: Sequence[Any]) -> int:
-        try:
-            size = sum(map(NBYTES, piece))
-        except AttributeError:
-            size = sum(map(size_of, piece))
+        size = _weight(piece)
         room_bytes = self._bulk_bytes - (self._bytes_in - self._bytes_done)
         room_items = self._bulk_items - (self._items_in - self._items_taken)
         if size > room_bytes or len(piece) > room_items:
@@ -195,7 +193,7 @@ class Backlog:
         """Whether none of the first ``added`` items waits."""
         return self._items_taken >= added or not self._entries
 
-    def take(self, batch: list[Any], pace: Pace) -> int:
+    def take(self, batch: Batch) -> int:
         """Move what one export takes, at least one item if there is one, into a batch; return its size in bytes."""
         entries, taken, left = self._entries, 0, self._batch_items
         while entries and left:
@@ -211,10 +209,10 @@ class Backlog:
             elif size > room and batch:
                 entries.appendleft((size, number, what))
                 break
-            batch.extend(what if number else (what,))
+            batch.add(what if number else (what,))
             taken += size
             left -= number or 1
-            pace.breathe()
+            batch.pace.breathe()
         self._items_taken += len(batch)
         self._bytes_taken += taken
         return taken
@@ -229,8 +227,21 @@ class Backlog:
         self._entries.clear()
 
 
+def _weight(items: Sequence[Any]) -> int:
+    if isinstance(items, Chunk):
+        return items.nbytes
+    try:
+        return sum(map(NBYTES, items))
+    except AttributeError:
+        return sum(map(size_of, items))
+
+
 def _fitting(items: Sequence[Any], room_bytes: int, room_items: int) -> tuple[Sequence[Any], int]:
     """Return the first items that fit, and their size."""
+    if isinstance(items, Chunk):
+        number = max(0, min(room_items, len(items) * room_bytes // max(items.nbytes, 1)))
+        first = items[:number]
+        return first, _weight(first)
     size = number = 0
     for item in items:
         more = size + size_of(item)

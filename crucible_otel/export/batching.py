@@ -10,17 +10,17 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias
 
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, attach, detach, set_value
 
 from crucible_otel.export.backlog import Backlog, Bounds, QueueCounts
+from crucible_otel.export.chunk import Batch
 from crucible_otel.export.fork import in_child
-from crucible_otel.export.pace import Pace, Paced
+from crucible_otel.export.pace import Pace
 from crucible_otel.export.quiet import listening
 
 __all__ = ["BatchQueue", "Source"]
@@ -29,11 +29,9 @@ logger = logging.getLogger("crucible_otel")
 
 _FLUSH_MS: Final = 30_000.0
 
-Source: TypeAlias = Callable[[], Iterable[Any]]
+Source: TypeAlias = Callable[[], "Sequence[Any] | Iterator[Sequence[Any]]"]
 """Hands over the items that somebody keeps in a buffer of his own; any thread may call it, also two at once. Where it
-is work to make them it returns an iterator, which is asked for a few at a time, with pauses."""
-
-_FEW: Final = 64
+is work to make them it returns an iterator over a few at a time: lists or chunks, between which there are pauses."""
 
 
 def _nothing(*_: object) -> None:
@@ -46,7 +44,7 @@ class BatchQueue:
     In a forked child it is empty, and has no thread before the first item comes.
 
     Args:
-        deliver: Exports a batch, a list.
+        deliver: Exports a batch.
         name: Name of the thread.
         bounds: How much may wait and go at once.
         failed: Called with the number of items and the exception when ``deliver`` raises.
@@ -60,7 +58,7 @@ class BatchQueue:
 
     def __init__(
         self,
-        deliver: Callable[[list[Any]], object],
+        deliver: Callable[[Batch], object],
         *,
         name: str,
         bounds: Bounds,
@@ -105,7 +103,7 @@ class BatchQueue:
         """Queue many items at once; what does not fit is dropped and counted.
 
         Args:
-            items: The items; a list is kept as it is and must not be changed any more.
+            items: The items, or a chunk of them; kept as they are, to be changed no more.
 
         Returns:
             How many were accepted: the first ones.
@@ -239,21 +237,17 @@ class BatchQueue:
     def _ask(self) -> None:
         for source in self.sources:
             try:
-                items = source()
-                if isinstance(items, Sequence):
+                given = source()
+                for items in (given,) if isinstance(given, Sequence) else given:
                     self._backlog.extend(items, self._pace, late=not self._backlog.ended)
-                    continue
-                few = iter(items)
-                while piece := list(islice(few, _FEW)):
-                    self._backlog.extend(piece, self._pace, late=not self._backlog.ended)
             except Exception as error:  # the others' items are none the worse for it
                 logger.debug("a source of %s failed: %s", self._name, type(error).__name__)
 
     def _deliver_batch(self) -> bool:
         """Deliver one batch; return False when there is none, or it is too late for it."""
-        batch: Paced[Any] = Paced(self._pace)
+        batch = Batch(self._pace)
         with self._taking:
-            size = self._backlog.take(batch, self._pace)
+            size = self._backlog.take(batch)
         if not batch:
             return False
         number = len(batch)

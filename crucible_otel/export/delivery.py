@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from copy import copy
 from typing import Any
 
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -17,11 +16,13 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from crucible_otel.export.causes import INTERRUPTED, PARTIAL, TOO_LARGE, UNWRITABLE, Answer, Cause, best, classify
+from crucible_otel.export.chunk import Batch
 from crucible_otel.export.encode_logs import log_encoder
 from crucible_otel.export.encode_spans import span_encoder
 from crucible_otel.export.encoding import Encoder
 from crucible_otel.export.fork import in_child
 from crucible_otel.export.halves import count_points, halves, halves_of_metrics
+from crucible_otel.export.pace import Pace, Paced, free
 from crucible_otel.export.quiet import listening
 from crucible_otel.export.sending import Send, byte_sender
 from crucible_otel.export.tally import Ledger, Tally
@@ -92,7 +93,7 @@ class Delivery:
     def _export_items(self, items: Sequence[Any]) -> tuple[object, int]:
         """Export spans or log records, as bytes if that is possible."""
         if self._send is None or self._encoder is None:
-            return self.exporter.export(_readable(items)), 0
+            return _export_readable(self.exporter, items), 0
         data, written, lost = self._encoder.encode(items)
         if not written:
             return True, lost
@@ -100,7 +101,7 @@ class Delivery:
             return self._send(data, written), lost
         except (AttributeError, TypeError):  # a newer exporter, which asks for more than we thought
             self._send = None
-            return self.exporter.export(_readable(items)), 0
+            return _export_readable(self.exporter, items), 0
 
     def _deliver(self, batch: Any, export: _Export, cut: Callable[[Any], Sequence[Any]], count: _Count) -> bool:
         """Export a batch, in pieces when the server finds it too large; never raises.
@@ -265,11 +266,13 @@ class MetricDelivery(Delivery, MetricExporter):
         return MetricExportResult.SUCCESS if arrived else MetricExportResult.FAILURE
 
 
-def _readable(items: Sequence[Any]) -> Sequence[Any]:
-    """Return items as the SDK's classes: those of another class say it by ``readable()``."""
-    if not any(hasattr(type(item), "readable") for item in items):
-        return items
-    # A copy of the same class: the queue's batches pause while somebody iterates over them.
-    made = copy(items) if isinstance(items, list) else list(items)
-    made[:] = [item.readable() if hasattr(type(item), "readable") else item for item in items]
-    return made
+def _export_readable(exporter: Any, items: Sequence[Any]) -> object:
+    """Export items as a list of the SDK's classes: those of another class say it by ``readable()``."""
+    pace = items.pace if isinstance(items, Batch) else Pace()
+    made = Paced(pace, (item.readable() if hasattr(type(item), "readable") else item for item in items))
+    kept = made[:]
+    try:
+        return exporter.export(made)
+    finally:
+        del made
+        free(kept, pace)

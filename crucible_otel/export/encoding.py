@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from opentelemetry.attributes import BoundedAttributes
 
+from crucible_otel.export.chunk import Batch, Chunk
 from crucible_otel.export.fork import in_child
 from crucible_otel.export.protobuf import attributes, delimited, length_of, text, varint
 
@@ -40,7 +41,7 @@ class Encoder:
     ``body``. One whose class has a method ``otlp_body() -> bytes`` writes itself: the content of its ``Span`` or
     ``LogRecord`` message, without tag and length. Besides that it has the attributes ``resource`` and
     ``instrumentation_scope``, and a method ``readable()`` that gives it as the SDK's class, for exporters that take
-    nothing else and for when ``otlp_body`` fails.
+    nothing else and for when ``otlp_body`` fails. A chunk writes all its items.
 
     Args:
         body: Writes the message of an item of the SDK.
@@ -62,11 +63,21 @@ class Encoder:
         It takes microseconds an item, and a pause between two items is the business of what is iterated over. No more
         than some hundred items are joined at once; the join of a large request CPython does without the GIL.
         """
-        groups: dict[Any, dict[Any, _Group]] = {}
+        request = _Request()
+        self._write(items.whole() if isinstance(items, Batch) else items, request)
+        parts: list[bytes | bytearray] = []
+        for resource, scopes in request.groups.items():
+            parts += self._of_resource(resource, scopes)
+        return Encoded(b"".join(parts), request.written, request.lost)
+
+    def _write(self, items: Iterable[Any], request: _Request) -> None:
         written = lost = 0
         resource = scope = group = None
         default = self._body
         for item in items:
+            if isinstance(item, Chunk):
+                self._write_many(item, request)
+                continue
             try:
                 body = getattr(type(item), "otlp_body", default)(item)
             except Exception:
@@ -76,19 +87,28 @@ class Encoder:
                 continue
             if group is None or item.resource is not resource or item.instrumentation_scope is not scope:
                 resource, scope = item.resource, item.instrumentation_scope
-                scopes = groups.setdefault(resource, {})
-                group = scopes.get(scope or None)
-                if group is None:
-                    group = scopes[scope or None] = _Group()
+                group = request.group(resource, scope)
                 bodies = group.bodies
             bodies += (b"\x12", varint(len(body)), body)
             if len(bodies) >= _JOINED_AT_ONCE:
                 group.join()
             written += 1
-        parts: list[bytes] = []
-        for resource, scopes in groups.items():
-            parts += self._of_resource(resource, scopes)
-        return Encoded(b"".join(parts), written, lost)
+        request.written += written
+        request.lost += lost
+
+    def _write_many(self, chunk: Chunk, request: _Request) -> None:
+        try:
+            fields = chunk.otlp_fields()
+        except Exception:
+            try:
+                items = list(chunk)
+            except Exception:
+                request.lost += len(chunk)
+            else:
+                self._write(items, request)
+            return
+        request.group(chunk.resource, chunk.instrumentation_scope).add(fields)
+        request.written += len(chunk)
 
     def _otherwise(self, item: Any) -> bytes | None:
         """Write an item at which the usual way failed; None when it cannot be written."""
@@ -103,9 +123,9 @@ class Encoder:
         except Exception:
             return None
 
-    def _of_resource(self, resource: Any, scopes: dict[Any, _Group]) -> list[bytes]:
+    def _of_resource(self, resource: Any, scopes: dict[Any, _Group]) -> list[bytes | bytearray]:
         """Write a ``ResourceSpans`` or ``ResourceLogs``, and the tag of the request before it."""
-        parts = [self._known(resource, _resource_field)]
+        parts: list[bytes | bytearray] = [self._known(resource, _resource_field)]
         for scope, group in scopes.items():
             group.join()
             before = self._known(scope, _scope_field)
@@ -123,6 +143,23 @@ class Encoder:
         return kept[1]
 
 
+class _Request:
+    """What is written of a request."""
+
+    __slots__ = ("groups", "lost", "written")
+
+    def __init__(self) -> None:
+        self.groups: dict[Any, dict[Any, _Group]] = {}
+        self.written = self.lost = 0
+
+    def group(self, resource: Any, scope: Any) -> _Group:
+        scopes = self.groups.setdefault(resource, {})
+        group = scopes.get(scope or None)
+        if group is None:
+            group = scopes[scope or None] = _Group()
+        return group
+
+
 class _Group:
     """The items of one scope: the last ones, and those before them in pieces."""
 
@@ -130,7 +167,11 @@ class _Group:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
-        self.joined: list[bytes] = []
+        self.joined: list[bytes | bytearray] = []
+
+    def add(self, fields: bytes | bytearray) -> None:
+        self.join()
+        self.joined.append(fields)
 
     def join(self) -> None:
         self.joined.append(b"".join(self.bodies))

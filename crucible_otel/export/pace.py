@@ -7,10 +7,10 @@ in the background gives it up by itself, after less than a millisecond.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
-__all__ = ["Pace", "Paced"]
+__all__ = ["Pace", "Paced", "free", "paced"]
 
 Item = TypeVar("Item")
 
@@ -53,29 +53,40 @@ class Pace:
         return 0.0
 
 
-class Paced(list[Item]):
-    """A batch that pauses while it is iterated over, whoever does so: encoders of the SDK too."""
+def paced(items: Sequence[Item], pace: Pace) -> Iterator[Item]:
+    """Iterate, with a look at the clock each few items: fewer when what is done with them takes long."""
+    start, few = 0, 1
+    gone = 0.0
+    while start < len(items):
+        yield from items[start : start + few]
+        start += few
+        before, gone = gone, pace.breathe()
+        taken = gone - before
+        if 0 < taken < 0.125 and few < _AT_MOST:
+            few *= 2
+        elif taken > 0.25 or gone == 0:
+            few = max(1, few // 2)
 
-    def __init__(self, pace: Pace) -> None:
-        super().__init__()
+
+class Paced(list[Item]):
+    """A list that pauses while it is iterated over, whoever does so: encoders of the SDK too.
+
+    Args:
+        pace: When to pause.
+        items: What is in it.
+    """
+
+    def __init__(self, pace: Pace, items: Iterable[Item] = ()) -> None:
+        super().__init__(items)
         self._pace = pace
 
     def __iter__(self) -> Iterator[Item]:
-        """Iterate, with a look at the clock each few items: fewer when what is done with them takes long."""
-        pace, start, few = self._pace, 0, 1
-        gone = 0.0
-        while start < len(self):
-            yield from self[start : start + few]
-            start += few
-            before, gone = gone, pace.breathe()
-            taken = gone - before
-            if 0 < taken < 0.125 and few < _AT_MOST:
-                few *= 2
-            elif taken > 0.25 or gone == 0:
-                few = max(1, few // 2)
+        """Iterate."""
+        return paced(self, self._pace)
 
-    def free(self) -> None:
-        """Let go of the items, pausing meanwhile: to free thousands of spans at once takes long."""
-        while self:
-            del self[-_FREED_AT_ONCE:]
-            self._pace.breathe()
+
+def free(items: list[Any], pace: Pace) -> None:
+    """Empty a list, pausing meanwhile: to free thousands of spans at once takes long."""
+    while items:
+        del items[-_FREED_AT_ONCE:]
+        pace.breathe()

@@ -28,14 +28,24 @@ from crucible_otel.export.readable import attributes_of
 from crucible_otel.otel.limits import Limits
 from crucible_otel.otel.record import Extra, Record, Shape
 
-__all__ = ["span_body"]
+__all__ = [
+    "ATTRIBUTES",
+    "END",
+    "PARENT_ID",
+    "SPAN_ID",
+    "START",
+    "TRACE_ID",
+    "UNSET",
+    "encoded_of",
+    "span_body",
+]
 
-_NAME, _ATTRIBUTES, _STATUS = 5, 9, 15
+NAME, ATTRIBUTES, STATUS = 5, 9, 15
 """Field numbers of ``opentelemetry.proto.trace.v1.Span``."""
 
-_TRACE_ID, _SPAN_ID, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
-_START, _END = b"\x39", b"\x41"
-_UNSET: Final = delimited(_STATUS, b"")
+TRACE_ID, SPAN_ID, PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
+START, END = b"\x39", b"\x41"
+UNSET: Final = delimited(STATUS, b"")
 _MOST_WRITERS = 64
 
 _Writer = Callable[[int, int, int, int, int, "tuple[Any, ...]"], bytes]
@@ -48,14 +58,24 @@ def write(trace_id, span_id, parent_id, start_ns, end_ns, values):
 
 
 class _Encoded:
-    """What is prepared for a shape: a writer for each combination of kinds of values that occurs."""
+    """What is prepared for a shape.
 
-    __slots__ = ("child", "name_and_kind", "root", "whole", "writers")
+    Attributes:
+        name_and_kind: The fields of its name and its kind.
+        whole: Whether its attributes and values are within the limits, whatever they are.
+        writers: A writer for each combination of types of values that occurs.
+        root: The writer of roots, where the types of the values are known.
+        child: The writer of spans that have a parent, likewise.
+        templates: What writes spans by column has prepared; its own business.
+    """
+
+    __slots__ = ("child", "name_and_kind", "root", "templates", "whole", "writers")
 
     def __init__(self, shape: Shape, limits: Limits) -> None:
-        self.name_and_kind = text(_NAME, shape.name) + KINDS[shape.kind]
+        self.name_and_kind = text(NAME, shape.name) + KINDS[shape.kind]
         self.whole = limits.hold(shape.attributes, len(shape.fields))
         self.writers: dict[tuple[Any, ...], _Writer] = {}
+        self.templates: dict[Any, Any] = {}
         self.root: _Writer | None = None
         self.child: _Writer | None = None
         if shape.types is not None and self.whole:
@@ -70,9 +90,7 @@ def span_body(record: Record, limits: Limits) -> bytes:
         limits: How many attributes a span may have, and how long they may be.
     """
     shape, trace_id, span_id, parent_id, _, start_ns, end_ns, values, extra = record
-    encoded = shape.encoded
-    if encoded is None:
-        encoded = shape.encoded = _Encoded(shape, limits)
+    encoded = shape.encoded or encoded_of(shape, limits)
     if extra is not None or not encoded.whole:
         return _at_length(record, encoded, limits)
     writer: _Writer | None = encoded.child if parent_id else encoded.root
@@ -80,6 +98,14 @@ def span_body(record: Record, limits: Limits) -> bytes:
         kinds = (parent_id == 0, *map(type, values))
         writer = encoded.writers.get(kinds) or _new_writer(shape, encoded, kinds)
     return writer(trace_id, span_id, parent_id, start_ns, end_ns, values)
+
+
+def encoded_of(shape: Shape, limits: Limits) -> _Encoded:
+    """Return what is prepared for a shape; it is made once."""
+    encoded: _Encoded | None = shape.encoded
+    if encoded is None:
+        encoded = shape.encoded = _Encoded(shape, limits)
+    return encoded
 
 
 def _new_writer(shape: Shape, encoded: _Encoded, kinds: tuple[Any, ...]) -> _Writer:
@@ -93,7 +119,7 @@ def _writer(shape: Shape, encoded: _Encoded, *, root: bool, kinds: tuple[type, .
     """Compile what writes spans with values of these types."""
     scope: dict[str, Any] = {"key_value": key_value}
     pieces: list[str] = []
-    form, arguments, before = "<", list[str](), _TRACE_ID
+    form, arguments, before = "<", list[str](), TRACE_ID
 
     def place(code: str, value: str, after: bytes) -> None:
         nonlocal form, before
@@ -112,16 +138,16 @@ def _writer(shape: Shape, encoded: _Encoded, *, root: bool, kinds: tuple[type, .
         form, before = "<", b""
         arguments.clear()
 
-    place("16s", "trace_id.to_bytes(16, 'big')", _SPAN_ID)
-    place("8s", "span_id.to_bytes(8, 'big')", b"" if root else _PARENT_ID)
+    place("16s", "trace_id.to_bytes(16, 'big')", SPAN_ID)
+    place("8s", "span_id.to_bytes(8, 'big')", b"" if root else PARENT_ID)
     if not root:
         place("8s", "parent_id.to_bytes(8, 'big')", b"")
-    before += encoded.name_and_kind + _START
-    place("Q", "start_ns", _END)
-    place("Q", "end_ns", _UNSET + LOCAL_PARENT + attributes(_ATTRIBUTES, shape.attributes))
+    before += encoded.name_and_kind + START
+    place("Q", "start_ns", END)
+    place("Q", "end_ns", UNSET + LOCAL_PARENT + attributes(ATTRIBUTES, shape.attributes))
     for index, (name, kind) in enumerate(zip(shape.fields, kinds, strict=False)):
         if kind is float:
-            before += key_value(_ATTRIBUTES, name, 0.0)[:-8]
+            before += key_value(ATTRIBUTES, name, 0.0)[:-8]
             place("d", f"values[{index}]", b"")
         elif kind is int:
             pack()
@@ -129,7 +155,7 @@ def _writer(shape: Shape, encoded: _Encoded, *, root: bool, kinds: tuple[type, .
             pieces.append(f"w{index}(values[{index}])")
         elif kind is not type(None):
             pack()
-            pieces.append(f"key_value({_ATTRIBUTES}, {name!r}, values[{index}])")
+            pieces.append(f"key_value({ATTRIBUTES}, {name!r}, values[{index}])")
     if arguments or before:
         pack()
     exec(_SOURCE.format(pieces=" + ".join(pieces)), scope)
@@ -145,7 +171,7 @@ def _int_writer(name: str) -> Callable[[int], bytes]:
         content = signed(value)
         head = heads.get(len(content))
         if head is None:
-            head = heads[len(content)] = key_value(_ATTRIBUTES, name, value)[: -len(content)]
+            head = heads[len(content)] = key_value(ATTRIBUTES, name, value)[: -len(content)]
         return head + content
 
     return write
@@ -158,21 +184,21 @@ def _at_length(record: Record, encoded: _Encoded, limits: Limits) -> bytes:
     state, given = extra.trace_state, extra.attributes
     if given is None:
         given = limits.bounded(attributes_of(shape, values, extra), limits.attributes)
-    parts = [_TRACE_ID, trace_id.to_bytes(16, "big"), _SPAN_ID, span_id.to_bytes(8, "big")]
+    parts = [TRACE_ID, trace_id.to_bytes(16, "big"), SPAN_ID, span_id.to_bytes(8, "big")]
     if state:
         parts.append(text(3, ",".join([f"{key}={value}" for key, value in state.items()])))
     if parent_id:
-        parts += (_PARENT_ID, parent_id.to_bytes(8, "big"))
-    parts.append(encoded.name_and_kind if extra.name is None else text(_NAME, extra.name) + KINDS[shape.kind])
-    parts.append(_TIMES(_START, start_ns, _END, end_ns))
-    parts.append(attributes(_ATTRIBUTES, given.copy()))
+        parts += (PARENT_ID, parent_id.to_bytes(8, "big"))
+    parts.append(encoded.name_and_kind if extra.name is None else text(NAME, extra.name) + KINDS[shape.kind])
+    parts.append(_TIMES(START, start_ns, END, end_ns))
+    parts.append(attributes(ATTRIBUTES, given.copy()))
     parts += [event_field(name, at_ns, bounded, bounded.dropped) for name, bounded, at_ns in extra.events]
     parts += map(link_field, extra.links)
     dropped = (given.dropped, *extra.dropped)
     for field, number in zip((DROPPED_ATTRIBUTES, DROPPED_EVENTS, DROPPED_LINKS), dropped, strict=True):
         if number:
             parts += (field, uint32(number))
-    parts.append(_UNSET if extra.status is None else status_field(*extra.status))
+    parts.append(UNSET if extra.status is None else status_field(*extra.status))
     parts.append(REMOTE_PARENT if extra.parent is not None and extra.parent.is_remote else LOCAL_PARENT)
     return b"".join(parts)
 

@@ -244,10 +244,10 @@ class SpanBuffer:
         del records[:size]
         return taken
 
-    def fetch_columns(self) -> list[Columns]:
-        """Take the spans that came by column, oldest first."""
-        for fold in self.folds:
-            fold()
+    def fetch_columns(self, *, fold: bool = True) -> list[Columns]:
+        """Take the spans that came by column, oldest first; without ``fold`` those that are there, and no lock."""
+        for each in self.folds if fold else ():
+            each()
         size = len(self.columns)
         taken = self.columns[:size]
         del self.columns[:size]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from crucible_otel.export.backlog import Backlog, Bounds
+from crucible_otel.export.chunk import Batch
 from crucible_otel.export.pace import Pace
 
 
@@ -28,8 +29,8 @@ def taken(backlog: Backlog) -> list[list[int]]:
     """Take everything out, and let go of it; return the numbers, by batch."""
     batches = []
     while True:
-        batch: list[Item] = []
-        size = backlog.take(batch, Pace())
+        batch = Batch(Pace())
+        size = backlog.take(batch)
         if not batch:
             return batches
         assert sum(item.nbytes for item in batch) == size or len({item.nbytes for item in batch}) > 1
@@ -72,7 +73,7 @@ def test_what_is_on_its_way_takes_room_until_it_is_let_go_of() -> None:
     backlog = Backlog(Bounds(max_bytes=1000))
     for item in items(10):
         backlog.add(item)
-    size = backlog.take([], Pace())
+    size = backlog.take(Batch(Pace()))
     backlog.add(Item(10))
     assert (1000, 1) == (backlog.counts.waiting_bytes, backlog.counts.full)
 

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,7 @@ class Exported:
         self.go.set()
         self.suppressed: set[object] = set()
 
-    def __call__(self, batch: list[Any]) -> None:
+    def __call__(self, batch: Sequence[Any]) -> None:
         """Export."""
         self.entered.set()
         self.suppressed.add(get_value(_SUPPRESS_INSTRUMENTATION_KEY))
@@ -53,7 +53,7 @@ class Exported:
 
 
 @contextmanager
-def queue(exported: Callable[[list[Any]], object], delay_s: float = NEVER_S, **bounds: Any) -> Iterator[BatchQueue]:
+def queue(exported: Callable[[Sequence[Any]], object], delay_s: float = NEVER_S, **bounds: Any) -> Iterator[BatchQueue]:
     """Return a queue that is shut down in the end."""
     made = BatchQueue(exported, name="test-queue", bounds=Bounds(delay_s=delay_s, **bounds))
     try:
@@ -228,10 +228,10 @@ def test_sources_are_asked_before_anything_leaves(end: str) -> None:
 
 
 def test_a_source_may_make_its_items_while_it_is_asked() -> None:
-    """By an iterator, of which all is taken."""
+    """By an iterator over a few at a time, of which all is taken."""
     exported, buffer = Exported(), Buffer()
     with queue(exported) as made:
-        made.sources.append(lambda: (item for item in buffer()))
+        made.sources.append(lambda: ([item] for item in buffer()))
         buffer.items = [Item(0, number) for number in range(1000)]
         assert made.force_flush(WAIT_S * 1000)
 
@@ -363,7 +363,7 @@ def test_an_exporter_that_raises_costs_its_batch_only(error: type[BaseException]
     """Even by an exception that ends other threads; who made the queue is told."""
     exported, failures = Exported(), []
 
-    def deliver(batch: list[Any]) -> None:
+    def deliver(batch: Sequence[Any]) -> None:
         if batch[0].number == 0:
             raise error
         exported(batch)

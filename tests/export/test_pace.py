@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crucible_otel.export.pace import PAUSE_S, SLICE_S, Pace, Paced
+from crucible_otel.export.pace import PAUSE_S, SLICE_S, Pace, Paced, free
 
 
 class Machine:
@@ -33,9 +33,7 @@ class Machine:
 
 def paced(machine: Machine, number: int) -> Paced[int]:
     """Return a batch of numbers."""
-    batch: Paced[int] = Paced(Pace(machine.clock, machine.sleep))
-    batch.extend(range(number))
-    return batch
+    return Paced(Pace(machine.clock, machine.sleep), range(number))
 
 
 def test_whoever_iterates_over_a_batch_pauses_before_a_millisecond_is_over() -> None:
@@ -64,9 +62,10 @@ def test_work_that_takes_no_time_is_not_paused() -> None:
 
 def test_a_batch_is_a_list() -> None:
     """Length, index, slice and equality; empty when it was let go of."""
-    batch = paced(Machine(), 300)
+    machine = Machine()
+    batch = paced(machine, 300)
 
     assert (300, 7, [298, 299]) == (len(batch), batch[7], batch[298:])
     assert list(range(300)) == batch
-    batch.free()
+    free(batch, Pace(machine.clock, machine.sleep))
     assert [] == batch

@@ -1,0 +1,225 @@
+"""Columns of hot spans as OTLP bytes: column by column, too.
+
+Spans of one shape whose values are written with the same number of bytes are the same but for what stands in a few
+places. So the first is written once, repeated, and each column is laid over all of them, a byte of each span at a time:
+that costs a few nanoseconds a value, where to touch each span costs some hundred. A whole number is as long as it needs
+to be; spans that differ in this are written apart, so their order is not kept.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterable, Sequence
+from itertools import compress, repeat
+from operator import mul
+from typing import Any, Final, NamedTuple
+
+from crucible_otel.export.encode_spans import LOCAL_PARENT
+from crucible_otel.export.protobuf import attributes, double, fixed64, key_value, varint
+from crucible_otel.export.templates import (
+    ATTRIBUTES,
+    END,
+    PARENT_ID,
+    SPAN_ID,
+    START,
+    TRACE_ID,
+    UNSET,
+    encoded_of,
+    span_body,
+)
+from crucible_otel.otel.limits import Limits
+from crucible_otel.otel.record import Columns, Shape
+
+__all__ = ["span_bytes", "span_fields"]
+
+_SPANS: Final = b"\x12"
+"""The tag of ``ScopeSpans.spans``."""
+
+_FEW: Final = 12
+"""Fewer spans than this cost less one by one."""
+
+_MOST_TEMPLATES: Final = 64
+
+_LENGTHS: Final = bytes([max(1, -(-bits // 7)) for bits in range(256)])
+"""How many bytes a varint takes, by the bits of its number."""
+_LONGEST: Final = 8
+"""Longer ones do not fit a 64-bit lane; rare ones, and all negative ones, are written span by span."""
+
+_SEPTET: Final = 0x7F
+_CONTINUED: Final = 0x80
+
+_Kind = int
+"""How a value is written: 0 for none, -1 for a double, else the bytes of its varint."""
+_ABSENT: Final = 0
+_DOUBLE: Final = -1
+
+
+class _Template(NamedTuple):
+    """A span without what differs.
+
+    Attributes:
+        length: The length of all of it.
+        before: What stands before the trace id.
+        after: What stands after the parent's id, or after the span id where there is none.
+        span_id: Where the span id is.
+        start: Where the start is.
+        end: Where the end is.
+        values: Where the value of each field is.
+    """
+
+    length: int
+    before: bytes
+    after: bytes
+    span_id: int
+    start: int
+    end: int
+    values: tuple[int, ...]
+
+
+def span_fields(columns: Columns, limits: Limits) -> bytes | bytearray:
+    """Write spans as fields of ``ScopeSpans``, each with tag and length, in any order.
+
+    Args:
+        columns: The spans; some hundred at most, because it is done in one go.
+        limits: How many attributes a span may have, and how long they may be.
+
+    Raises:
+        Exception: One of the spans cannot be written.
+    """
+    if len(columns) >= _FEW and encoded_of(columns.shape, limits).whole:
+        try:
+            return _by_column(columns, limits)
+        except (TypeError, ValueError, OverflowError, struct.error):  # a value that is no number, or too large a one
+            pass
+    return _by_row(columns, limits)
+
+
+def span_bytes(shape: Shape, limits: Limits) -> int:
+    """Return about how many bytes a span of a shape takes when it is written."""
+    kinds = tuple([_DOUBLE] * len(shape.fields))
+    return _template(shape, limits, kinds, root=False).length
+
+
+def _by_row(columns: Columns, limits: Limits) -> bytes:
+    parts: list[bytes] = []
+    for record in columns.records():
+        body = span_body(record, limits)
+        parts += (_SPANS, varint(len(body)), body)
+    return b"".join(parts)
+
+
+def _by_column(columns: Columns, limits: Limits) -> bytes | bytearray:
+    size = len(columns)
+    kinds: list[_Kind] = []
+    written: list[bytes] = []
+    for values, scale in zip(columns.values, columns.scales, strict=True):
+        kind, raw = _ABSENT, b""
+        if values is None:
+            pass
+        elif scale != 1.0:
+            kind, raw = _DOUBLE, struct.pack(f"<{size}d", *map(mul, values, repeat(scale)))
+        elif (types := set(map(type, values))) == {float}:
+            kind, raw = _DOUBLE, struct.pack(f"<{size}d", *values)
+        elif types == {int}:
+            numbers = struct.pack(f"<{size}Q", *values)
+            lengths = bytes(map(int.bit_length, values)).translate(_LENGTHS)
+            kind = lengths[0]
+            if lengths.count(kind) < size:
+                return b"".join([span_fields(part, limits) for part in _apart(columns, lengths)])
+            if kind > _LONGEST:
+                return _by_row(columns, limits)
+            raw = _varints(numbers, kind)
+        else:
+            return _by_row(columns, limits)
+        kinds.append(kind)
+        written.append(raw)
+    template = _template(columns.shape, limits, tuple(kinds), root=not columns.parent_id)
+    parent = PARENT_ID + columns.parent_id.to_bytes(8, "big") if columns.parent_id else b""
+    trace_and_span_id = columns.trace_id.to_bytes(16, "big") + SPAN_ID + bytes(8)
+    spans = bytearray(template.before + trace_and_span_id + parent + template.after) * size
+    _lay(spans, template.length, template.span_id, columns.span_ids, 8)
+    _lay(spans, template.length, template.start, struct.pack(f"<{size}Q", *columns.start_ns), 8)
+    _lay(spans, template.length, template.end, struct.pack(f"<{size}Q", *columns.end_ns), 8)
+    for at, kind, raw in zip(template.values, kinds, written, strict=True):
+        _lay(spans, template.length, at, raw, 8 if kind == _DOUBLE else kind)
+    return spans
+
+
+def _lay(spans: bytearray, length: int, at: int, raw: bytes, number: int) -> None:
+    """Put the first bytes of each value in its place in each span; a value has eight."""
+    for byte in range(number):
+        spans[at + byte :: length] = raw[byte::8]
+
+
+def _varints(raw: bytes, length: int) -> bytes:
+    """Write numbers of eight bytes, little-endian, as varints of the same length, in eight bytes, too.
+
+    All at once, as one large number: seven bits of each are moved to their byte.
+    """
+    ones = int.from_bytes(b"\x01\0\0\0\0\0\0\0" * (len(raw) // 8), "little")
+    numbers, varints = int.from_bytes(raw, "little"), 0
+    for byte in range(length):
+        varints |= (numbers & ones * (_SEPTET << 7 * byte)) << byte
+        if byte < length - 1:
+            varints |= ones * (_CONTINUED << 8 * byte)
+    return varints.to_bytes(len(raw), "little")
+
+
+def _apart(columns: Columns, keys: bytes) -> Iterable[Columns]:
+    """Yield the spans of each key."""
+    span_ids = array("Q", columns.span_ids)
+    for key in sorted(set(keys)):
+        chosen = keys.translate(bytes(each == key for each in range(256)))
+
+        def of(column: Sequence[Any], chosen: bytes = chosen) -> list[Any]:
+            return list(compress(column, chosen))
+
+        yield Columns(
+            columns.shape,
+            columns.trace_id,
+            columns.parent_id,
+            columns.flags,
+            array("Q", of(span_ids)).tobytes(),
+            of(columns.start_ns),
+            of(columns.end_ns),
+            tuple([values if values is None else of(values) for values in columns.values]),
+            columns.scales,
+        )
+
+
+def _template(shape: Shape, limits: Limits, kinds: tuple[_Kind, ...], *, root: bool) -> _Template:
+    templates: dict[Any, _Template] = encoded_of(shape, limits).templates
+    template = templates.get((root, kinds))
+    if template is None:
+        if len(templates) >= _MOST_TEMPLATES:
+            templates.clear()
+        template = templates[root, kinds] = _made(shape, encoded_of(shape, limits).name_and_kind, kinds, root=root)
+    return template
+
+
+def _made(shape: Shape, name_and_kind: bytes, kinds: tuple[_Kind, ...], *, root: bool) -> _Template:
+    ids = len(TRACE_ID) + 16 + len(SPAN_ID) + 8 + (0 if root else len(PARENT_ID) + 8)
+    after = name_and_kind + START
+    start = ids + len(after)
+    after += fixed64(0) + END
+    end = ids + len(after)
+    after += fixed64(0) + UNSET + LOCAL_PARENT + attributes(ATTRIBUTES, shape.attributes)
+    places = []
+    for name, kind in zip(shape.fields, kinds, strict=True):
+        value = double(0.0) if kind == _DOUBLE else bytes(kind)
+        if kind != _ABSENT:
+            # The largest number of this length, so that what stands before it is right.
+            sample: Any = 0.0 if kind == _DOUBLE else (1 << 7 * kind) - 1
+            after += key_value(ATTRIBUTES, name, sample)[: -len(value)] + value
+        places.append(ids + len(after) - len(value))
+    before = _SPANS + varint(ids + len(after))
+    return _Template(
+        length=len(before) + ids + len(after),
+        before=before + TRACE_ID,
+        after=after,
+        span_id=len(before) + len(TRACE_ID) + 16 + len(SPAN_ID),
+        start=len(before) + start,
+        end=len(before) + end,
+        values=tuple([len(before) + place for place in places]),
+    )
