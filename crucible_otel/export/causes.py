@@ -17,6 +17,7 @@ __all__ = [
     "INTERRUPTED",
     "PARTIAL",
     "QUEUE_FULL",
+    "REFUSED",
     "TOO_LARGE",
     "UNWRITABLE",
     "WANTS_GRPC",
@@ -95,7 +96,7 @@ UNWRITABLE = Cause(
     "keep halves of surrogate pairs out of names and messages, as str.encode() would refuse them",
 )
 
-_REFUSED = Cause(
+REFUSED = Cause(
     "refused",
     "connection refused, nothing listens there",
     f"start an OTLP receiver there, or set {_ENDPOINT}",
@@ -168,7 +169,7 @@ _TEXTS: tuple[tuple[str, Cause], ...] = (
     (r"SSLEOFError|UNEXPECTED_EOF|SSLZeroReturn", BROKEN),
     (r"Tls handshake failed|SSL|CERTIFICATE|certificate|\bTLS\b", _TLS),
     (r"larger than max|message too large|exceeds max_request_size|PayloadTooLarge", TOO_LARGE),
-    (r"Connection refused|ConnectionRefused|actively refused", _REFUSED),
+    (r"Connection refused|ConnectionRefused|actively refused", REFUSED),
     (r"NameResolutionError|gaierror|Name or service not known|nodename nor servname", _HOST),
     (r"DNS resolution failed|errors resolving|Domain name not found", _HOST),
     (r"No route to host|Network is unreachable|Host is down", _UNREACHABLE),
@@ -199,6 +200,8 @@ def classify(observed: object) -> Cause:
         return _of_status(observed.status, observed.text)
     if isinstance(observed, int):
         return _of_status(observed)
+    if isinstance(observed, BaseException) and _is_refusal(observed):  # most often; the texts would take ten looks
+        return REFUSED
     text = "\n".join(_texts(observed))
     for pattern, cause in _TEXTS:
         if re.search(pattern, text):
@@ -227,6 +230,16 @@ def _of_status(status: int, text: str = "") -> Cause:
         return cause
     kind = cause.kind if cause is TOO_LARGE else f"http_{status}"
     return cause._replace(kind=kind, reason=f"HTTP {status}, {cause.reason}")
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Return whether an exception goes back to a refused connection."""
+    for _ in range(8):
+        before = error.__cause__ or error.__context__
+        if before is None:
+            break
+        error = before
+    return isinstance(error, ConnectionRefusedError)
 
 
 def _texts(observed: object, depth: int = 0) -> Iterator[str]:

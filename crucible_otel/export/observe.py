@@ -6,13 +6,15 @@ the cause, where a look at the server found one.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 from opentelemetry.sdk.version import __version__
 
-from crucible_otel.export.causes import BROKEN, TOO_LARGE, Answer, Cause, classify
+from crucible_otel.export.causes import BROKEN, REFUSED, TOO_LARGE, Answer, Cause, classify
 
 __all__ = ["GivenUpError", "observe_calls", "observing_session"]
 
@@ -23,6 +25,7 @@ _GIVES_UP_TOO_MANY = tuple(map(int, __version__.split(".")[:2])) < (1, 45)
 """Whether the exporter gives up on 429, which the OTLP specification says to try again; on 503 none does."""
 
 _TEXT_BYTES = 1000
+_PATIENCE_S = 1.0
 _PROTOBUF = "application/x-protobuf"
 
 
@@ -38,25 +41,58 @@ def observing_session(observed: list[object], probe: Probe) -> Any:
     import requests
 
     class ObservingSession(requests.Session):
+        refused = False
+        """Whether nobody listened there the last time: then whether somebody does is found out first, cheaply."""
+
         def request(self, *args: Any, **kwargs: Any) -> Any:
             # Else requests would let REQUESTS_CA_BUNDLE win over OTEL_EXPORTER_OTLP_CERTIFICATE.
             if isinstance(self.verify, str):
                 kwargs.setdefault("verify", self.verify)
+            url: str = kwargs["url"] if "url" in kwargs else args[1]
             try:
+                if self.refused and (refusal := refusal_at(url, kwargs.get("timeout"))) is not None:
+                    raise requests.ConnectionError(refusal) from refusal
                 response = super().request(*args, **kwargs)
             except Exception as error:
+                self.refused = classify(error) is REFUSED and not self.goes_by_proxy(url)
                 # The SDK's last try may begin with no time left, a plain ValueError: what came before says more.
                 if type(error) is not ValueError or not observed:
                     _note(error, observed, probe)
                 if any(classify(seen).lasting for seen in observed[-2:]):
                     raise GivenUpError from error
                 raise
+            self.refused = False
             observed.append(_answer(response))
             if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and _GIVES_UP_TOO_MANY:
                 response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
             return response
 
+        def goes_by_proxy(self, url: str) -> bool:
+            return bool(self.proxies or requests.utils.get_environ_proxies(url))
+
     return ObservingSession()
+
+
+def refusal_at(url: str, timeout_s: object) -> ConnectionRefusedError | None:
+    """Try to connect to where a URL points, at a tenth of the price of a request.
+
+    Args:
+        url: The URL.
+        timeout_s: How long a request may take, if that is a number.
+
+    Returns:
+        The refusal; None when there is none, or it takes a request to know.
+    """
+    patience_s = min(_PATIENCE_S, timeout_s) if isinstance(timeout_s, (int, float)) else _PATIENCE_S
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname, port), patience_s):
+            return None
+    except ConnectionRefusedError as error:
+        return error
+    except (OSError, ValueError):
+        return None
 
 
 def observe_calls(exporter: Any, observed: list[object], probe: Probe) -> None:

@@ -18,3 +18,14 @@ def test_every_cause_has_a_kind_a_reason_and_a_remedy_without_a_full_stop() -> N
     told = [value for value in vars(causes).values() if isinstance(value, Cause)]
     assert [] == [each for each in told if not (each.kind and each.reason and each.remedy)]
     assert [] == [each for each in told if each.reason.endswith(".") or each.remedy.endswith(".")]
+
+
+def test_a_refused_connection_is_known_by_its_exception() -> None:
+    """Whatever the texts around it say: a host may be called what another cause is."""
+    try:
+        try:
+            raise ConnectionRefusedError(111, "verweigert")
+        except ConnectionRefusedError as refused:
+            raise OSError("https://SSL.example: failed") from refused
+    except OSError as error:
+        assert "refused" == classify(error).kind
