@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crucible_otel.export import causes
-from crucible_otel.export.causes import Cause
+from crucible_otel.export.causes import Cause, classify
 from tests.export.causes_table import documented
 
 
