@@ -254,7 +254,9 @@ class SpanBuffer:
         return taken
 
     def end_segments(self) -> None:
-        """End the segments that are open, so that their roots are among what is fetched next."""
+        """End the segments that are open, so that their roots are among what is fetched next; may take a lock."""
+        for fold in self.folds:  # what waits elsewhere may begin one
+            fold()
         self._segments.close()
 
     # -- inside ------------------------------------------------------------------------------------------------------
