@@ -1,10 +1,12 @@
 """What sampling GPUs costs: the CPU time of a tick and of a collection, over the NVML library without a GPU.
 
-    python -m benchmarks.gpu               # ticks one after the other, on a clock that the benchmark moves
-    python -m benchmarks.gpu --awake 60    # and a real sampler for a minute, which wakes up with cold caches
+    python -m benchmarks.gpu               # on a clock that the benchmark moves
+    python -m benchmarks.gpu --awake 60    # and a real sampler for a minute, with its waking up
 
 The library answers at once, so these are the costs of Python and of pynvml, without what a real driver adds. A tick is
-the mean over 30 s of the default interval: six fast readings, three looks at the processes, one slow reading.
+the mean over 30 s of the default interval: six fast readings, three looks at the processes, one slow reading. It is
+measured twice: one tick after the other, and with something between two ticks that takes the processor's caches, as
+the program does in five seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from opentelemetry.metrics import CallbackOptions
 
@@ -31,6 +34,10 @@ from tests.gpu.stub import Stub
 INTERVAL_S = 5.0
 GPUS = (1, 8, 16)
 CYCLES = 60
+CACHES = bytearray(64 * 1024 * 1024)
+"""More than fits into the caches of a processor."""
+COLDER: Final = 6
+"""Of how many cycles one is also measured with cold caches, which takes longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +47,14 @@ class Cost:
     Attributes:
         gpus: How many.
         tick_us: CPU time of a tick, the mean of 30 s; the median of many such.
+        cold_us: The same with cold caches.
         collect_us: CPU time of a collection after a tick.
         series: What it reports.
     """
 
     gpus: int
     tick_us: float
+    cold_us: float
     collect_us: float
     series: int
 
@@ -53,6 +62,11 @@ class Cost:
     def of_a_core(self) -> float:
         """Part of a core that ticks every five seconds take."""
         return self.tick_us / 1e6 / INTERVAL_S
+
+    @property
+    def of_a_core_cold(self) -> float:
+        """The same with cold caches."""
+        return self.cold_us / 1e6 / INTERVAL_S
 
 
 class CollectingMeter:
@@ -65,13 +79,14 @@ class CollectingMeter:
         return lambda name, callbacks, **more: self.callbacks.extend(callbacks)
 
 
-def cpu_us(run: Callable[[], object], rounds: int) -> float:
-    """Return the median CPU time of a call, in microseconds."""
+def cpu_us(run: Callable[[], object], rounds: int, before: Callable[[], object] = lambda: None) -> float:
+    """Return the median CPU time of a call, in microseconds, without what is done before each."""
     found = []
     for _ in range(rounds):
-        before = time.thread_time_ns()
+        before()
+        begun_ns = time.thread_time_ns()
         run()
-        found.append((time.thread_time_ns() - before) / 1000)
+        found.append((time.thread_time_ns() - begun_ns) / 1000)
     return statistics.median(found)
 
 
@@ -96,14 +111,19 @@ def measure(gpus: int, folder: Path, cycles: int = CYCLES) -> Cost:
         watch = Watch(backend, Ownership(None), on_lost=print, on_fault=print, environ={})
         ticks, now_s = round(SLOW_EVERY_S / INTERVAL_S), 0.0
 
-        def cycle() -> None:
+        def tick() -> None:
             nonlocal now_s
+            now_s += INTERVAL_S
+            watch.tick(now_s, 0, detailed=False)
+
+        def cycle() -> None:
             for _ in range(ticks):
-                now_s += INTERVAL_S
-                watch.tick(now_s, 0, detailed=False)
+                tick()
 
         cycle()  # what is tried once
         tick_us = cpu_us(cycle, cycles) / ticks
+        cold = [cpu_us(tick, 1, before=lambda: bytes(CACHES)) for _ in range(ticks * max(cycles // COLDER, 1))]
+        cold_us = statistics.median(sum(cold[at : at + ticks]) / ticks for at in range(0, len(cold), ticks))
         snapshot = watch.tick(now_s, 0, detailed=False)
         meter = CollectingMeter()
         instruments = Instruments(meter)  # type: ignore[arg-type]
@@ -118,7 +138,7 @@ def measure(gpus: int, folder: Path, cycles: int = CYCLES) -> Cost:
         collect_us = cpu_us(collect, cycles)
         backend.close()
     series = sum(len(points) for points in observations(snapshot).values())
-    return Cost(gpus=gpus, tick_us=tick_us, collect_us=collect_us, series=series)
+    return Cost(gpus=gpus, tick_us=tick_us, cold_us=cold_us, collect_us=collect_us, series=series)
 
 
 def awake(gpus: int, folder: Path, duration_s: float, interval_s: float = INTERVAL_S) -> tuple[int, float]:
@@ -145,13 +165,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cycles", type=int, default=CYCLES, help="how often 30 s are measured")
     parser.add_argument("--awake", type=float, metavar="SECONDS", help="let a real sampler run for so long, too")
     options = parser.parse_args(argv)
-    print("GPUs  us a tick  us a GPU  us a collection  series  of a core, every 5 s")
+    print("GPUs  us a tick  us a GPU    cold  us a collection  series  of a core, every 5 s     cold")
     with tempfile.TemporaryDirectory() as folder:
         for gpus in GPUS:
             cost = measure(gpus, Path(folder) / str(gpus), options.cycles)
             print(
-                f"{gpus:>4}  {cost.tick_us:>9.0f}  {cost.tick_us / gpus:>8.0f}  {cost.collect_us:>15.0f}"
-                f"  {cost.series:>6}  {cost.of_a_core:>22.4%}",
+                f"{gpus:>4}  {cost.tick_us:>9.0f}  {cost.tick_us / gpus:>8.0f}  {cost.cold_us:>6.0f}"
+                f"  {cost.collect_us:>15.0f}  {cost.series:>6}  {cost.of_a_core:>22.4%}  {cost.of_a_core_cold:>7.4%}",
                 flush=True,
             )
         for gpus in GPUS if options.awake else ():
