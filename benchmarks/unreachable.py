@@ -44,7 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
         for number in range(options.pairs):
             pairs.append(_pair(options.epochs, off, on) if number % 2 else _pair(options.epochs, on, off)[::-1])
             print(f"pair {number + 1} of {options.pairs}: {_ratio(*pairs[-1], 'cpu_s'):.4f}", file=sys.stderr)
-    print(f"{options.pairs} pairs, twice {options.epochs} epochs of the demo's, nothing listening at {endpoint}")
+    print(
+        f"{options.pairs} pairs, {options.epochs} epochs of the demo's training, twice, nothing listening at {endpoint}"
+    )
     met = True
     for name, title in (("wall_s", "wall time"), ("cpu_s", "CPU time")):
         ratios = sorted(_ratio(without, with_it, name) for without, with_it in pairs)
