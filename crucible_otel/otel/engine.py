@@ -151,6 +151,9 @@ class Engine:
                     rows.fold_now()
             finally:
                 self.lock.release()
+        for family in self.families.values():
+            if family.spans is not None:
+                family.spans.emit(wait_s=1.0)  # what a collection in another thread has taken is to be there, too
         self.tell_bad()
 
     # -- what folds report (the lock is held) ------------------------------------------------------------------------

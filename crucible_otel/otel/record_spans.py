@@ -7,6 +7,7 @@ when the step has no span. Where our buffer keeps the spans, nothing of them is 
 from __future__ import annotations
 
 import random
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
@@ -79,7 +80,11 @@ class RecordSpans:
         self._duration = tuple(columns).index("duration")
         self._random = random.Random().random  # seeded by the system; not the generator that training code seeds
         self._last: tuple[Owner | None, Scope | None, Shape | None] = (None, None, None)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._waiting: deque[_Ended] = deque()
+        self._making = threading.RLock()  # reentrant: the sampler may do what makes it be asked of others
 
     def make(self, owner: Owner, *columns: Any) -> None:
         """Make the span of a record that ends now, if it is one of those that get one; durations are in seconds."""
@@ -114,14 +119,20 @@ class RecordSpans:
             first = indices[0]
             self._take(self._ended(owners[first], places[first], few, list(map(ends.__getitem__, indices))))
 
-    def emit(self) -> None:
-        """Make the spans that were left because the sampler has to look at them; called without the lock."""
-        while self._waiting:
-            try:
-                ended = self._waiting.popleft()
-            except IndexError:  # another thread was faster
-                return
-            self._one_by_one(ended)
+    def emit(self, *, wait_s: float = 0.0) -> None:
+        """Make the spans that were left because the sampler has to look at them; called without the engine's lock.
+
+        Args:
+            wait_s: How long to wait for another thread that does so, for who wants to have its spans too.
+        """
+        making = self._making
+        if not making.acquire(timeout=wait_s):
+            return
+        try:
+            while self._waiting:
+                self._one_by_one(self._waiting.popleft())
+        finally:
+            making.release()
 
     def hurry(self) -> None:
         """Have the spans fetched if many wait; called without the lock."""
@@ -130,7 +141,7 @@ class RecordSpans:
 
     def clear(self) -> None:
         """Forget what is left, in a forked child: it is its parent's."""
-        self._waiting.clear()
+        self._begin_anew()
 
     def give_way(self) -> None:
         """Have the tracer make the spans from now on."""
