@@ -114,6 +114,6 @@ def test_a_processor_of_the_user_s_sees_them_start(capture: Capture) -> None:
     trace.get_tracer_provider().add_span_processor(starts)  # type: ignore[attr-defined]
     with cx.train("m") as run:
         run.step(loss=0.5, step=3)
-    assert ["train m", "train_step"] == starts.names
     assert ["/train m", "/train m/train_step"] == capture.paths()
+    assert ["train m", "train_step"] == starts.names
     assert 3 == steps(capture)[0].attributes["crucible.training.step"]
