@@ -3,15 +3,14 @@
 Spans of one shape whose values are written with the same number of bytes are the same but for what stands in a few
 places. So the first is written once, repeated, and each column is laid over all of them, a byte of each span at a time:
 that costs a few nanoseconds a value, where to touch each span costs some hundred. A whole number is as long as it needs
-to be; spans that differ in this are written apart, so their order is not kept.
+to be; the few spans that differ in this from most of the others are written by themselves.
 """
 
 from __future__ import annotations
 
 import struct
-from array import array
-from collections.abc import Iterable, Sequence
-from itertools import compress, repeat
+from collections.abc import Sequence
+from itertools import repeat
 from operator import mul
 from typing import Any, Final, NamedTuple
 
@@ -51,6 +50,8 @@ _CONTINUED: Final = 0x80
 
 _Kind = int
 """How a value is written: 0 for none, -1 for a double, else the bytes of its varint."""
+_FLOATS: Final = {float}
+_INTS: Final = {int}
 _ABSENT: Final = 0
 _DOUBLE: Final = -1
 
@@ -78,7 +79,7 @@ class _Template(NamedTuple):
 
 
 def span_fields(columns: Columns, limits: Limits) -> bytes | bytearray:
-    """Write spans as fields of ``ScopeSpans``, each with tag and length, in any order.
+    """Write spans as fields of ``ScopeSpans``, each with tag and length.
 
     Args:
         columns: The spans; some hundred at most, because it is done in one go.
@@ -111,39 +112,65 @@ def _by_row(columns: Columns, limits: Limits) -> bytes:
 
 def _by_column(columns: Columns, limits: Limits) -> bytes | bytearray:
     size = len(columns)
-    kinds: list[_Kind] = []
-    written: list[bytes] = []
-    for values, scale in zip(columns.values, columns.scales, strict=True):
-        kind, raw = _ABSENT, b""
-        if values is None:
-            pass
-        elif scale != 1.0:
-            kind, raw = _DOUBLE, struct.pack(f"<{size}d", *map(mul, values, repeat(scale)))
-        elif (types := set(map(type, values))) == {float}:
-            kind, raw = _DOUBLE, struct.pack(f"<{size}d", *values)
-        elif types == {int}:
-            numbers = struct.pack(f"<{size}Q", *values)
-            lengths = bytes(map(int.bit_length, values)).translate(_LENGTHS)
-            kind = lengths[0]
-            if lengths.count(kind) < size:
-                return b"".join([span_fields(part, limits) for part in _apart(columns, lengths)])
-            if kind > _LONGEST:
-                return _by_row(columns, limits)
-            raw = _varints(numbers, kind)
-        else:
-            return _by_row(columns, limits)
-        kinds.append(kind)
-        written.append(raw)
+    kinds, odd = _kinds(columns)
+    if len(odd) > size // 4:
+        return _by_row(columns, limits)
     template = _template(columns.shape, limits, tuple(kinds), root=not columns.parent_id)
+    length = template.length
     parent = PARENT_ID + columns.parent_id.to_bytes(8, "big") if columns.parent_id else b""
     trace_and_span_id = columns.trace_id.to_bytes(16, "big") + SPAN_ID + bytes(8)
     spans = bytearray(template.before + trace_and_span_id + parent + template.after) * size
-    _lay(spans, template.length, template.span_id, columns.span_ids, 8)
-    _lay(spans, template.length, template.start, struct.pack(f"<{size}Q", *columns.start_ns), 8)
-    _lay(spans, template.length, template.end, struct.pack(f"<{size}Q", *columns.end_ns), 8)
-    for at, kind, raw in zip(template.values, kinds, written, strict=True):
-        _lay(spans, template.length, at, raw, 8 if kind == _DOUBLE else kind)
-    return spans
+    _lay(spans, length, template.span_id, columns.span_ids, 8)
+    _lay(spans, length, template.start, struct.pack(f"<{size}Q", *columns.start_ns), 8)
+    _lay(spans, length, template.end, struct.pack(f"<{size}Q", *columns.end_ns), 8)
+    for at, kind, values, scale in zip(template.values, kinds, columns.values, columns.scales, strict=True):
+        if values is None:
+            continue
+        if kind != _DOUBLE:
+            _lay(spans, length, at, _varints(struct.pack(f"<{size}Q", *values), kind), kind)
+        elif scale == 1.0:
+            _lay(spans, length, at, struct.pack(f"<{size}d", *values), 8)
+        else:
+            _lay(spans, length, at, struct.pack(f"<{size}d", *map(mul, values, repeat(scale))), 8)
+    return _mended(spans, length, odd, columns, limits) if odd else spans
+
+
+def _kinds(columns: Columns) -> tuple[list[_Kind], Sequence[int]]:
+    """Return how the values of each field are written, and the indices of the spans of which one is written otherwise.
+
+    Raises:
+        TypeError: The values of a field are not all floats, or all whole numbers.
+    """
+    kinds: list[_Kind] = []
+    odd: set[int] = set()
+    for values, scale in zip(columns.values, columns.scales, strict=True):
+        if values is None:
+            kinds.append(_ABSENT)
+        elif scale != 1.0 or (types := set(map(type, values))) == _FLOATS:
+            kinds.append(_DOUBLE)
+        elif types == _INTS:
+            lengths = bytes(map(int.bit_length, values)).translate(_LENGTHS)
+            kind, present = lengths[len(lengths) // 2], set(lengths)
+            if len(present) > 1:
+                kind = max(present, key=lengths.count)
+                odd.update([index for index, each in enumerate(lengths) if each != kind])
+            kinds.append(kind)
+        else:
+            raise TypeError("values of several types")
+    if max(kinds, default=0) > _LONGEST:
+        raise OverflowError("numbers of more than 64 bits")
+    return kinds, sorted(odd)
+
+
+def _mended(spans: bytearray, length: int, odd: Sequence[int], columns: Columns, limits: Limits) -> bytes:
+    """Return the spans with those that are written otherwise in their places."""
+    view = memoryview(spans)
+    parts: list[bytes | memoryview] = []
+    done = 0
+    for index in odd:
+        parts += (view[done * length : index * length], _by_row(columns[index : index + 1], limits))
+        done = index + 1
+    return b"".join([*parts, view[done * length :]])
 
 
 def _lay(spans: bytearray, length: int, at: int, raw: bytes, number: int) -> None:
@@ -164,28 +191,6 @@ def _varints(raw: bytes, length: int) -> bytes:
         if byte < length - 1:
             varints |= ones * (_CONTINUED << 8 * byte)
     return varints.to_bytes(len(raw), "little")
-
-
-def _apart(columns: Columns, keys: bytes) -> Iterable[Columns]:
-    """Yield the spans of each key."""
-    span_ids = array("Q", columns.span_ids)
-    for key in sorted(set(keys)):
-        chosen = keys.translate(bytes(each == key for each in range(256)))
-
-        def of(column: Sequence[Any], chosen: bytes = chosen) -> list[Any]:
-            return list(compress(column, chosen))
-
-        yield Columns(
-            columns.shape,
-            columns.trace_id,
-            columns.parent_id,
-            columns.flags,
-            array("Q", of(span_ids)).tobytes(),
-            of(columns.start_ns),
-            of(columns.end_ns),
-            tuple([values if values is None else of(values) for values in columns.values]),
-            columns.scales,
-        )
 
 
 def _template(shape: Shape, limits: Limits, kinds: tuple[_Kind, ...], *, root: bool) -> _Template:

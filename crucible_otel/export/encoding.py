@@ -146,17 +146,22 @@ class Encoder:
 class _Request:
     """What is written of a request."""
 
-    __slots__ = ("groups", "lost", "written")
+    __slots__ = ("_last", "groups", "lost", "written")
 
     def __init__(self) -> None:
         self.groups: dict[Any, dict[Any, _Group]] = {}
         self.written = self.lost = 0
+        self._last: tuple[Any, Any, _Group] | None = None
 
     def group(self, resource: Any, scope: Any) -> _Group:
+        last = self._last
+        if last is not None and last[0] is resource and last[1] is scope:  # the hash of a resource is dear
+            return last[2]
         scopes = self.groups.setdefault(resource, {})
         group = scopes.get(scope or None)
         if group is None:
             group = scopes[scope or None] = _Group()
+        self._last = resource, scope, group
         return group
 
 
