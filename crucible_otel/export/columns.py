@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import repeat
 from operator import mul
 from typing import Any, Final, NamedTuple
@@ -45,6 +46,7 @@ _LENGTHS: Final = bytes([max(1, -(-bits // 7)) for bits in range(256)])
 _LONGEST: Final = 8
 """Longer ones do not fit a 64-bit lane; rare ones, and all negative ones, are written span by span."""
 
+_MOST_MASKS: Final = 16
 _SEPTET: Final = 0x7F
 _CONTINUED: Final = 0x80
 
@@ -168,7 +170,8 @@ def _mended(spans: bytearray, length: int, odd: Sequence[int], columns: Columns,
     parts: list[bytes | memoryview] = []
     done = 0
     for index in odd:
-        parts += (view[done * length : index * length], _by_row(columns[index : index + 1], limits))
+        body = span_body(columns.record(index), limits)
+        parts += (view[done * length : index * length], _SPANS, varint(len(body)), body)
         done = index + 1
     return b"".join([*parts, view[done * length :]])
 
@@ -184,13 +187,19 @@ def _varints(raw: bytes, length: int) -> bytes:
 
     All at once, as one large number: seven bits of each are moved to their byte.
     """
-    ones = int.from_bytes(b"\x01\0\0\0\0\0\0\0" * (len(raw) // 8), "little")
-    numbers, varints = int.from_bytes(raw, "little"), 0
-    for byte in range(length):
-        varints |= (numbers & ones * (_SEPTET << 7 * byte)) << byte
-        if byte < length - 1:
-            varints |= ones * (_CONTINUED << 8 * byte)
+    numbers = int.from_bytes(raw, "little")
+    septets, varints = _masks(len(raw) // 8, length)
+    for byte, septet in enumerate(septets):
+        varints |= (numbers & septet) << byte
     return varints.to_bytes(len(raw), "little")
+
+
+@lru_cache(maxsize=_MOST_MASKS)
+def _masks(size: int, length: int) -> tuple[tuple[int, ...], int]:
+    """Return what picks the seven bits of each byte out of so many numbers, and the bits that say that more follow."""
+    ones = int.from_bytes(b"\x01\0\0\0\0\0\0\0" * size, "little")
+    septets = tuple([ones * (_SEPTET << 7 * byte) for byte in range(length)])
+    return septets, sum([ones * (_CONTINUED << 8 * byte) for byte in range(length - 1)])
 
 
 def _template(shape: Shape, limits: Limits, kinds: tuple[_Kind, ...], *, root: bool) -> _Template:

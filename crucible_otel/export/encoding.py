@@ -16,6 +16,8 @@ __all__ = ["Encoded", "Encoder", "attribute_fields"]
 
 _MOST_KEPT: Final = 64
 _JOINED_AT_ONCE: Final = 3 * 256
+_GROWTH: Final = 256 * 1024
+_MOST_ROOM: Final = 4 * 1024 * 1024
 
 _COPIED: Final = (BoundedAttributes, MappingProxyType)
 
@@ -56,6 +58,7 @@ class Encoder:
     def _reset(self) -> None:
         # By identity, with the object itself, so that no other one gets its id: the hash of a resource is dear.
         self._kept: dict[int, tuple[Any, bytes]] = {}
+        self._rooms: list[_Room] = []
 
     def encode(self, items: Iterable[Any]) -> Encoded:
         """Write a request of the items; one that cannot be written does not keep the others from it.
@@ -63,12 +66,18 @@ class Encoder:
         It takes microseconds an item, and a pause between two items is the business of what is iterated over. No more
         than some hundred items are joined at once; the join of a large request CPython does without the GIL.
         """
-        request = _Request()
+        room = self._rooms.pop() if self._rooms else _Room()
+        request = _Request(room)
         self._write(items.whole() if isinstance(items, Batch) else items, request)
-        parts: list[bytes | bytearray] = []
+        request.join()  # all of it, before parts are taken: the room cannot grow then
+        parts: list[bytes | memoryview] = []
         for resource, scopes in request.groups.items():
             parts += self._of_resource(resource, scopes)
-        return Encoded(b"".join(parts), request.written, request.lost)
+        encoded = Encoded(b"".join(parts), request.written, request.lost)
+        parts.clear()
+        if room.emptied():
+            self._rooms.append(room)
+        return encoded
 
     def _write(self, items: Iterable[Any], request: _Request) -> None:
         written = lost = 0
@@ -88,9 +97,8 @@ class Encoder:
             if group is None or item.resource is not resource or item.instrumentation_scope is not scope:
                 resource, scope = item.resource, item.instrumentation_scope
                 group = request.group(resource, scope)
-                bodies = group.bodies
-            bodies += (b"\x12", varint(len(body)), body)
-            if len(bodies) >= _JOINED_AT_ONCE:
+            group.bodies += (b"\x12", varint(len(body)), body)
+            if len(group.bodies) >= _JOINED_AT_ONCE:
                 group.join()
             written += 1
         request.written += written
@@ -123,14 +131,14 @@ class Encoder:
         except Exception:
             return None
 
-    def _of_resource(self, resource: Any, scopes: dict[Any, _Group]) -> list[bytes | bytearray]:
+    def _of_resource(self, resource: Any, scopes: dict[Any, _Group]) -> list[bytes | memoryview]:
         """Write a ``ResourceSpans`` or ``ResourceLogs``, and the tag of the request before it."""
-        parts: list[bytes | bytearray] = [self._known(resource, _resource_field)]
+        parts: list[bytes | memoryview] = [self._known(resource, _resource_field)]
         for scope, group in scopes.items():
-            group.join()
+            written = group.written()
             before = self._known(scope, _scope_field)
             after = text(3, scope.schema_url) if scope is not None else b""
-            parts += (b"\x12", length_of((before, *group.joined, after)), before, *group.joined, after)
+            parts += (b"\x12", length_of((before, *written, after)), before, *written, after)
         parts.append(text(3, resource.schema_url))
         return [b"\x0a", length_of(parts), *parts]
 
@@ -146,12 +154,19 @@ class Encoder:
 class _Request:
     """What is written of a request."""
 
-    __slots__ = ("_last", "groups", "lost", "written")
+    __slots__ = ("_last", "_room", "groups", "lost", "written")
 
-    def __init__(self) -> None:
+    def __init__(self, room: _Room) -> None:
+        self._room = room
         self.groups: dict[Any, dict[Any, _Group]] = {}
         self.written = self.lost = 0
         self._last: tuple[Any, Any, _Group] | None = None
+
+    def join(self) -> None:
+        """Write down the last items of all groups."""
+        for scopes in self.groups.values():
+            for group in scopes.values():
+                group.join()
 
     def group(self, resource: Any, scope: Any) -> _Group:
         last = self._last
@@ -160,27 +175,68 @@ class _Request:
         scopes = self.groups.setdefault(resource, {})
         group = scopes.get(scope or None)
         if group is None:
-            group = scopes[scope or None] = _Group()
+            group = scopes[scope or None] = _Group(self._room)
         self._last = resource, scope, group
         return group
 
 
 class _Group:
-    """The items of one scope: the last ones, and those before them in pieces."""
+    """The items of one scope: the last ones, and where those before them are written."""
 
-    __slots__ = ("bodies", "joined")
+    __slots__ = ("_parts", "_room", "bodies")
 
-    def __init__(self) -> None:
+    def __init__(self, room: _Room) -> None:
         self.bodies: list[bytes] = []
-        self.joined: list[bytes | bytearray] = []
+        self._room = room
+        self._parts: list[tuple[int, int]] = []
 
     def add(self, fields: bytes | bytearray) -> None:
-        self.join()
-        self.joined.append(fields)
+        """Add what is a field, or several."""
+        if self.bodies:
+            self.join()
+        start = self._room.put(fields)
+        if self._parts and self._parts[-1][1] == start:
+            start = self._parts.pop()[0]
+        self._parts.append((start, self._room.size))
 
     def join(self) -> None:
-        self.joined.append(b"".join(self.bodies))
-        self.bodies.clear()
+        """Write down the last items."""
+        bodies, self.bodies = self.bodies, []
+        self.add(b"".join(bodies))
+
+    def written(self) -> list[memoryview]:
+        """Return what is written."""
+        return [self._room.part(start, stop) for start, stop in self._parts]
+
+
+class _Room:
+    """Memory in which requests are written, one after the other.
+
+    To give back two megabytes after each of them, and to get them again, page by page, takes as long as to write them.
+    """
+
+    __slots__ = ("_kept", "size")
+
+    def __init__(self) -> None:
+        self._kept, self.size = bytearray(), 0
+
+    def put(self, data: bytes | bytearray) -> int:
+        """Write data after what is there; return where it begins."""
+        start, self.size = self.size, self.size + len(data)
+        missing = self.size - len(self._kept)
+        if missing > 0:
+            self._kept += bytes(max(missing, _GROWTH))  # not doubled: that would take a millisecond in one go
+        self._kept[start : self.size] = data
+        return start
+
+    def part(self, start: int, stop: int) -> memoryview:
+        """Return a part of it, to be let go of before the next is put."""
+        return memoryview(self._kept)[start:stop]
+
+    def emptied(self) -> bool:
+        """Begin anew; return whether it is worth keeping."""
+        self.size = 0
+        return len(self._kept) <= _MOST_ROOM
 
 
 def _resource_field(resource: Any) -> bytes:

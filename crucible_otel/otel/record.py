@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import repeat
 from typing import Any, TypeAlias
 
 from opentelemetry.attributes import BoundedAttributes
@@ -140,26 +139,21 @@ class Columns:
             self.scales,
         )
 
+    def record(self, at: int) -> Record:
+        """Return one of the spans."""
+        values = tuple(
+            [
+                None if values is None else values[at] if scale == 1.0 or values[at] is None else values[at] * scale
+                for values, scale in zip(self.values, self.scales, strict=True)
+            ]
+        )
+        span_id = int.from_bytes(self.span_ids[8 * at : 8 * at + 8], "big")
+        start_ns, end_ns = self.start_ns[at], self.end_ns[at]
+        return self.shape, self.trace_id, span_id, self.parent_id, self.flags, start_ns, end_ns, values, None
+
     def records(self) -> list[Record]:
         """Return the spans one by one."""
-        size = len(self)
-        columns = [
-            repeat(None, size)
-            if values is None
-            else values
-            if scale == 1.0
-            else [value if value is None else value * scale for value in values]
-            for values, scale in zip(self.values, self.scales, strict=True)
-        ]
-        rows = zip(*columns, strict=True) if columns else repeat((), size)
-        ids = memoryview(self.span_ids)
-        return [
-            (
-                self.shape, self.trace_id, int.from_bytes(ids[8 * at : 8 * at + 8], "big"), self.parent_id,
-                self.flags, start_ns, end_ns, values, None,
-            )
-            for at, (start_ns, end_ns, values) in enumerate(zip(self.start_ns, self.end_ns, rows, strict=True))
-        ]  # fmt: skip
+        return list(map(self.record, range(len(self))))
 
 
 def record_bytes(record: Record) -> int:

@@ -218,6 +218,18 @@ def test_a_large_request_is_one_message() -> None:
     assert encode_spans(spans).SerializeToString() == data
 
 
+def test_requests_of_one_encoder_have_nothing_of_each_other() -> None:
+    """A small one after a large one and the other way round, with groups that grow in turns."""
+    encoder = span_encoder()
+    spans = [
+        span("x" * (number % 5_000), resource=RESOURCES[number // 300 % 3], instrumentation_scope=SCOPES[number % 2])
+        for number in range(1_500)
+    ]
+    for some in (spans[:3], spans, spans[1_499:], spans[500:], []):
+        request = encode_spans(some).SerializeToString()
+        assert request == encoder.encode(some).data
+
+
 def test_many_resources_and_scopes_are_kept_apart() -> None:
     """More than an encoder keeps the bytes of, interleaved, equal ones as different objects."""
     encoder = span_encoder()
