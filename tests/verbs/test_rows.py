@@ -174,7 +174,7 @@ def left(program: Sequence[Any], *, listening: bool, **fields: Any) -> dict[str,
     return told
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.lists(statements, max_size=8))
 def test_it_leaves_what_the_way_of_all_events_leaves(program: list[Any]) -> None:
     """The same spans in the same places, the same counts in the same buckets; sums but for their last digits."""
