@@ -209,7 +209,10 @@ class Backlog:
             elif size > room and batch:
                 entries.appendleft((size, number, what))
                 break
-            batch.add(what if number else (what,))
+            if number:
+                batch.extend(what)
+            else:
+                batch.append(what)
             taken += size
             left -= number or 1
             batch.pace.breathe()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 from crucible_otel.export.pace import Pace, free, paced
@@ -51,15 +51,18 @@ class Batch(Sequence[Any]):
         self._pieces: list[list[Any] | Chunk] = []
         self._number = 0
 
-    def add(self, items: Sequence[Any]) -> None:
+    def append(self, item: Any) -> None:
+        """Add an item."""
+        self._number += 1
+        self._list().append(item)
+
+    def extend(self, items: Sequence[Any]) -> None:
         """Add items; a chunk stays one."""
         self._number += len(items)
         if isinstance(items, Chunk):
             self._pieces.append(items)
-        elif self._pieces and isinstance(self._pieces[-1], list):
-            self._pieces[-1] += items
         else:
-            self._pieces.append(list(items))
+            self._list().extend(items)
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -70,14 +73,14 @@ class Batch(Sequence[Any]):
         for piece in self._pieces:
             yield from paced(piece, self.pace)
 
-    def whole(self) -> Iterator[Any]:
-        """Iterate over items and chunks."""
+    def pieces(self) -> Iterator[Iterable[Any]]:
+        """Iterate over the chunks, and what is between them."""
         for piece in self._pieces:
             if isinstance(piece, Chunk):
                 yield piece
                 self.pace.breathe()
             else:
-                yield from paced(piece, self.pace)
+                yield paced(piece, self.pace)
 
     @overload
     def __getitem__(self, index: int) -> Any: ...
@@ -93,7 +96,7 @@ class Batch(Sequence[Any]):
         for piece in self._pieces:
             some = piece[max(0, start - at) : max(0, stop - at)]
             if len(some):
-                part.add(some)
+                part.extend(some)
             at += len(piece)
         return part
 
@@ -106,3 +109,11 @@ class Batch(Sequence[Any]):
                 free(piece, self.pace)
             del piece
             self.pace.breathe()
+
+    def _list(self) -> list[Any]:
+        """Return the list that the next item goes to."""
+        last = self._pieces[-1] if self._pieces else None
+        if type(last) is not list:
+            last = []
+            self._pieces.append(last)
+        return last

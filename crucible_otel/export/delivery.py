@@ -97,6 +97,8 @@ class Delivery:
         data, written, lost = self._encoder.encode(items)
         if not written:
             return True, lost
+        if isinstance(items, Batch):
+            items.pace.pause()
         try:
             return self._send(data, written), lost
         except (AttributeError, TypeError):  # a newer exporter, which asks for more than we thought

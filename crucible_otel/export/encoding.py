@@ -68,7 +68,11 @@ class Encoder:
         """
         room = self._rooms.pop() if self._rooms else _Room()
         request = _Request(room)
-        self._write(items.whole() if isinstance(items, Batch) else items, request)
+        for piece in items.pieces() if isinstance(items, Batch) else (items,):
+            if isinstance(piece, Chunk):
+                self._write_many(piece, request)
+            else:
+                self._write(piece, request)
         request.join()  # all of it, before parts are taken: the room cannot grow then
         parts: list[bytes | memoryview] = []
         for resource, scopes in request.groups.items():
@@ -84,9 +88,6 @@ class Encoder:
         resource = scope = group = None
         default = self._body
         for item in items:
-            if isinstance(item, Chunk):
-                self._write_many(item, request)
-                continue
             try:
                 body = getattr(type(item), "otlp_body", default)(item)
             except Exception:

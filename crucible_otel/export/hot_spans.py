@@ -155,6 +155,7 @@ class HotSpans:
             full=_AT_ONCE,
             hurry=self._hurry,
         )
+        self.buffer.read = bool(queues)
         self._reset()
         in_child(self._reset)  # after the provider's own, which renews its resource
         if queues:

@@ -14,7 +14,7 @@ __all__ = ["Pace", "Paced", "free", "paced"]
 
 Item = TypeVar("Item")
 
-SLICE_S: Final = 0.0007
+SLICE_S: Final = 0.0005
 """How long to work in one go, about. To work less would take longer wherever the other threads are never idle: each
 time they keep the GIL for 5 ms."""
 
@@ -48,9 +48,13 @@ class Pace:
         gone = (self._clock() - self._since_s) / SLICE_S
         if gone < 1:
             return gone
+        self.pause()
+        return 0.0
+
+    def pause(self) -> None:
+        """Pause now: before what takes long and cannot pause."""
         self._sleep(PAUSE_S)
         self._since_s = self._clock()
-        return 0.0
 
 
 def paced(items: Sequence[Item], pace: Pace) -> Iterator[Item]:

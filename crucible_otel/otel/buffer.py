@@ -73,6 +73,7 @@ class SpanBuffer:
         rate: Share of the spans that are kept of those that the sampler keeps.
         records: The spans that have ended and are not fetched yet, oldest first.
         columns: Those that came by column, likewise.
+        read: Whether anybody fetches spans; if not, those in which nothing else happens need not be made.
         folds: Called before spans are fetched, so that what waits elsewhere comes as columns; may take a lock.
     """
 
@@ -91,6 +92,7 @@ class SpanBuffer:
         self._sampling = sampling if sampling is not None else Sampling()
         self.rate, self._bound = rate, round(rate * _ALL)
         self.hurry: Callable[[], object] = hurry if hurry is not None else _nothing
+        self.read = True
         self.folds: list[Callable[[], object]] = []
         self._segments = Segments(most, self._segment_ids, self._ended)
         self._begin_anew()

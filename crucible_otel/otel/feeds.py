@@ -224,7 +224,8 @@ def _record_whole(feed: Feed, slot: Any, column: int, sink: Sink) -> Fold:
         if distribution is None:
             distribution = Distribution(bounds)
             setattr(state, slot, distribution)
-        distribution.observe(bounds, values, min(values), max(values), sum(values), exemplar, scale)
+        ordered = sorted(values)  # which needs no search for the extremes then
+        distribution.observe(bounds, values, ordered[0], ordered[-1], sum(values), exemplar, scale, ordered)
         sink.pend(feed, state, values, scale)
 
     return fold

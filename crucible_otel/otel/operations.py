@@ -253,8 +253,9 @@ class HotOperation:
             under = self._under(above)
             if under is None:
                 return None
-            kept = under.trace_id and self.buffer is not None and self.buffer.rate > 0.0
-            limit = self._slow_ns if under.trace_id and not kept else LONGEST_NS
+            wanted = under.trace_id and self.buffer is not None and self.buffer.read
+            kept = wanted and self.buffer is not None and self.buffer.rate > 0.0
+            limit = self._slow_ns if wanted and not kept else LONGEST_NS
             found = Place(prepared.owner, prepared.full if kept else None, under, limit, prepared)
             if len(places) >= _PREPARED:
                 places.clear()

@@ -153,7 +153,7 @@ class RecordSpans:
         under = self._buffer.under(_above(ended.context)) if self._buffer is not None else None
         if under is None or self._buffer is None:
             self._waiting.append(ended)
-        elif under.trace_id:
+        elif under.trace_id and self._buffer.read:
             self._buffer.add(ended.shape, under, ended.starts, ended.ends, ended.values, self._scales)
 
     def _one_by_one(self, ended: _Ended) -> None:

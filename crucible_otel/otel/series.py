@@ -41,6 +41,7 @@ class Distribution(Doubles):
         total: float,
         exemplar: Any,
         scale: float = 1.0,
+        ordered: Sequence[float] | None = None,
     ) -> None:
         """Fold values whose extremes and sum are known.
 
@@ -55,12 +56,13 @@ class Distribution(Doubles):
             total: Their sum.
             exemplar: Makes an exemplar of a value; None for no exemplars.
             scale: What the values are to be multiplied by.
+            ordered: The values in order, if that is known.
         """
         first, last, size = bisect_left(bounds, low), bisect_left(bounds, high), len(values)
         if first == last:
             self[_BUCKETS + first] += size
         else:
-            ordered, done = sorted(values), 0
+            ordered, done = sorted(values) if ordered is None else ordered, 0
             for index in range(first, last):
                 upto = bisect_right(ordered, bounds[index], done)
                 self[_BUCKETS + index] += upto - done

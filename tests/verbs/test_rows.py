@@ -204,7 +204,7 @@ def test_a_value_on_a_bound_is_in_its_bucket(capture: Capture) -> None:
     assert expected == capture.buckets("crucible.call.duration")
 
 
-@pytest.mark.parametrize("wide", [np.uint8(3), np.int32(3), 2**70, -1, "x", object()], ids=repr)
+@pytest.mark.parametrize("wide", [np.uint8(3), np.int32(3), 2**70, -1, "x", []], ids=repr)
 def test_a_phase_of_another_kind_costs_no_call(capture: Capture, wide: Any) -> None:
     """A NumPy number is too narrow for the duration: the call is counted, and nothing is raised."""
     capture.configure()
