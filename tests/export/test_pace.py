@@ -60,6 +60,16 @@ def test_work_that_takes_no_time_is_not_paused() -> None:
     assert 0 == machine.pauses
 
 
+def test_a_pause_begins_a_new_slice() -> None:
+    """However much of the last one has gone."""
+    machine = Machine()
+    pace = Pace(machine.clock, machine.sleep)
+    machine.work(SLICE_S * 0.9)
+    pace.pause()
+    machine.work(SLICE_S * 0.9)
+    assert (1, True) == (machine.pauses, 0.8 < pace.breathe() < 1)
+
+
 def test_a_batch_is_a_list() -> None:
     """Length, index, slice and equality; empty when it was let go of."""
     machine = Machine()

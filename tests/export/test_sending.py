@@ -20,11 +20,12 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
 from crucible_otel.config.settings import Settings
+from crucible_otel.export.chunk import Batch
 from crucible_otel.export.delivery import Delivery, LogDelivery, SpanDelivery
 from crucible_otel.export.encode_logs import log_body, log_encoder
 from crucible_otel.export.encode_spans import span_body, span_encoder
 from crucible_otel.export.otlp import build_log_delivery, build_span_delivery
-from crucible_otel.export.pace import Paced
+from crucible_otel.export.pace import PAUSE_S, Pace, Paced
 from crucible_otel.export.quiet import Quiet
 from crucible_otel.export.sending import byte_sender
 from crucible_otel.export.tally import Counts, Ledger
@@ -292,6 +293,16 @@ def test_a_users_exporter_gets_objects(receiver: OtlpReceiver) -> None:
     given = Settings(span_exporter=users).resolve(os.environ)
     build_span_delivery(given, Ledger()).export([ForeignSpan("b")])  # type: ignore[list-item]
     assert ["readable b"] == [each.name for each in receiver.spans]
+
+
+def test_a_request_is_sent_after_a_pause(receiver: OtlpReceiver) -> None:
+    """The HTTP client works for a while before it lets other threads run."""
+    pauses: list[float] = []
+    batch = Batch(Pace(lambda: 0.0, pauses.append))
+    batch.extend([span("a"), span("b")])
+    given = Settings(endpoint=receiver.http_endpoint).resolve(os.environ)
+    build_span_delivery(given, Ledger()).export(batch)
+    assert ([PAUSE_S], 2) == (pauses, len(receiver.spans))
 
 
 def test_a_users_exporter_gets_a_list_that_pauses_while_it_is_read() -> None:
