@@ -11,7 +11,9 @@ from benchmarks.result import Result, Section
 METHOD = """\
 512 finished spans of the SDK with 8 attributes each (2 texts, 4 doubles, an int, a bool), and 512 log records with the
 same attributes, made into the bytes of one request: by the exporters of `crucible_otel`, and by the SDK's
-`encode_spans(...).SerializeToString()` and `encode_logs(...).SerializeToString()`. The bytes are the same."""
+`encode_spans(...).SerializeToString()` and `encode_logs(...).SerializeToString()`. The bytes are the same. And 512
+spans of hot calls with 8 attributes (2 texts, a result, 4 durations, a number of bytes), as they wait in columns, each
+with the same content as a span of the SDK."""
 
 _ITEMS = 512
 
@@ -34,6 +36,11 @@ def measure(quick: bool) -> Section:
         if sdks() != ours():
             raise ValueError(f"the bytes of a {name} are not those of the SDK")
         cases += [_case(f"{name}, SDK", sdks), _case(f"{name}, ours", ours)]
+    chunks, hot = _hot_spans()
+    ways["hot span"] = (lambda: encode_spans(hot).SerializeToString(), _ours(span_encoder(), chunks))
+    if len(ways["hot span"][0]()) != len(ways["hot span"][1]()):
+        raise ValueError("the bytes of a hot span are not as many as those of the SDK")
+    cases += [_case(f"hot span, {who}", encode) for who, encode in zip(("SDK", "ours"), ways["hot span"], strict=True)]
     found = rounds(cases, 3 if quick else 15)
     results = []
     for name in ways:
@@ -54,7 +61,7 @@ def _case(name: str, encode: Callable[[], bytes]) -> Case:
     return Case(name, requests, chunk=1)
 
 
-def _ours(encoder: Any, items: list[Any]) -> Callable[[], bytes]:
+def _ours(encoder: Any, items: Any) -> Callable[[], bytes]:
     def encode() -> bytes:
         data: bytes = encoder.encode(items).data
         return data
@@ -88,6 +95,40 @@ def _spans() -> list[Any]:
         for number in range(_ITEMS):
             tracer.start_span("call", attributes=_attributes(number)).end()
     return list(kept.get_finished_spans())[:_ITEMS]
+
+
+def _hot_spans() -> tuple[Any, list[Any]]:
+    """Return spans of calls as they wait, and as the SDK knows them."""
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.trace import SpanKind
+
+    from crucible_otel.export.chunk import Batch
+    from crucible_otel.export.hot_spans import HotColumns, HotSpan
+    from crucible_otel.export.pace import Pace
+    from crucible_otel.otel.limits import Limits
+    from crucible_otel.otel.record import Columns, Shape
+
+    numbers = range(_ITEMS)
+    start = {"rpc.system": "crucible", "gen_ai.request.model": "gpt-x", "crucible.result": "success"}
+    durations = [f"crucible.call.{part}.duration" for part in ("queue", "serialize", "execute", "deserialize")]
+    shape = Shape("call", SpanKind.INTERNAL, start, (*durations, "crucible.call.io"))
+    values = [[1_000_000 * part + number for number in numbers] for part in range(1, 5)]
+    columns = Columns(
+        shape,
+        2**127 + 1,
+        2**63 + 1,
+        1,
+        b"".join([(2**63 + number).to_bytes(8, "big") for number in numbers]),
+        [1_700_000_000_000_000_000 + 1_000 * number for number in numbers],
+        [1_700_000_000_010_000_000 + 1_000 * number for number in numbers],
+        (*values, [20_000 + 1_000 * number for number in numbers]),
+        (1e-9,) * 4 + (1.0,),
+    )
+    kind = type("Span", (HotSpan,), {"__slots__": (), "resource": Resource.create({}), "limits": Limits()})
+    batch = Batch(Pace())
+    for at in range(0, _ITEMS, 256):
+        batch.extend(HotColumns(columns[at : at + 256], kind))
+    return batch, [span.readable() for span in batch]
 
 
 def _logs() -> list[Any]:

@@ -42,7 +42,12 @@ TARGET_MS: Final = 1.0
 _ITEMS: Final = 50_000
 _GAP_NS: Final = 50_000
 _QUEUES: Final = ("crucible-otel-spans", "looking")
-_SOCKET_CALLS: Final = ("connect", "sendall", "recv_into")
+_LETTING_GO: Final[Any] = (
+    (time, "sleep"),
+    (socket.socket, "connect"),
+    (socket.socket, "sendall"),
+    (socket.socket, "recv_into"),
+)
 _ATTRIBUTES: Final = {f"key.{number}": f"value {number}" for number in range(8)}
 
 
@@ -112,18 +117,18 @@ class Work:
         """Measure queues that are made meanwhile."""
         from crucible_otel.export import batching, pace
 
-        sockets = [(name, getattr(socket.socket, name)) for name in _SOCKET_CALLS]
-        for name, call in sockets:
-            setattr(socket.socket, name, self._letting_go(call))
-        batching.Pace = lambda: pace.Pace(sleep=self._letting_go(time.sleep))  # type: ignore[attr-defined, assignment, misc]
+        calls = [(where, name, getattr(where, name)) for where, name in _LETTING_GO]
+        for where, name, call in calls:
+            setattr(where, name, self._letting_go(call))
+        batching.Pace = lambda: pace.Pace(sleep=time.sleep)  # type: ignore[attr-defined, assignment, misc]
         gc.callbacks.append(self._collected)
         try:
             yield
         finally:
             gc.callbacks.remove(self._collected)
             batching.Pace = pace.Pace  # type: ignore[attr-defined, misc]
-            for name, call in sockets:
-                setattr(socket.socket, name, call)
+            for where, name, call in calls:
+                setattr(where, name, call)
 
     def _letting_go(self, call: Callable[..., Any]) -> Callable[..., Any]:
         here, spent = self._here, time.thread_time_ns

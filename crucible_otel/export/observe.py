@@ -7,6 +7,7 @@ the cause, where a look at the server found one.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 from opentelemetry.sdk.version import __version__
 
 from crucible_otel.export.causes import BROKEN, REFUSED, TOO_LARGE, Answer, Cause, classify
+from crucible_otel.export.pace import PAUSE_S
 
 __all__ = ["GivenUpError", "observe_calls", "observing_session"]
 
@@ -66,6 +68,11 @@ def observing_session(observed: list[object], probe: Probe) -> Any:
             if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and _GIVES_UP_TOO_MANY:
                 response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
             return response
+
+        def send(self, *args: Any, **kwargs: Any) -> Any:
+            # The client works for half a millisecond before this and as long after it, without letting others run.
+            time.sleep(PAUSE_S)
+            return super().send(*args, **kwargs)
 
         def goes_by_proxy(self, url: str) -> bool:
             return bool(self.proxies or requests.utils.get_environ_proxies(url))

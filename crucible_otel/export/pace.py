@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-__all__ = ["Pace", "Paced", "free", "paced"]
+__all__ = ["PAUSE_S", "SLICE_S", "Pace", "Paced", "free", "paced"]
 
 Item = TypeVar("Item")
 
