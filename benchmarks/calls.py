@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 METHOD = """\
 A call with five histograms (its duration and four phases), two counters (calls, bytes) and a span: CPU time of the
 whole process until metrics and spans are OTLP bytes and sent to a process that only reads them. A slice ends with a
-flush, which is part of it. *SDK, span and 7 instruments* is `start_as_current_span` with six attributes (ours have
-ten) through the batch processor and OTLP/HTTP, and seven instruments, called outside of the span; *SDK, 7 instruments*
-leaves the span out; *SDK, span and 2 instruments* is a call of which only the duration is known. Each way to configure
-us has a process of its own, in which the SDK is measured too: *all spans* is the default, *metrics only* is
-`call_sample_rate=0`, *traces off* is `traces_exporter="none"`. Ours are `call.record(duration_ns, queue_ns=, ...,
-nbytes=)` of a `cx.call(...)` that is made once, `with cx.call(...) as call: call.timing(...)`, `with cx.call(...):`
-and `call.run(function)`. What is recorded are calls of 0.1 ms to 1 s, in all buckets; what is timed does nothing, and
-its phases are shorter than a microsecond. Encoding: 512 such spans made into a request, against `encode_spans(...)` and
-`SerializeToString()`; read back, both say the same."""
+flush, which is part of it. *SDK, span and 7 instruments* is `start_as_current_span` with the ten attributes that ours
+have, through the batch processor and OTLP/HTTP, and seven instruments, called outside of the span, where they make no
+exemplars; *SDK, 7 instruments* leaves the span out; *SDK, span and 2 instruments* is a call of which only the duration
+is known. Each way to configure us has a process of its own, in which the SDK is measured too: *all spans* is the
+default, *metrics only* is `call_sample_rate=0`, *traces off* is `traces_exporter="none"`. Ours are
+`call.record(duration_ns, queue_ns=, ..., nbytes=)` of a `cx.call(...)` that is made once, `with cx.call(...) as call:
+call.timing(...)`, `with cx.call(...):` and `call.run(function)`. What is recorded are calls of 0.1 ms to 1 s, in all
+buckets; what is timed does nothing, and its phases are shorter than a microsecond. Encoding: 512 such spans made into a
+request, against `encode_spans(...)` and `SerializeToString()`; read back, both say the same."""
 
 RECORD, TIMED, PLAIN, RUN = "record", "with call, timing", "with call", "call.run"
 WHOLE, METRICS, SMALL = "SDK, span and 7 instruments", "SDK, 7 instruments", "SDK, span and 2 instruments"
@@ -227,7 +227,7 @@ def _items() -> Batch:
     kept.buffer.records += made.fetch()
     batch = Batch(Pace())
     for spans in queue.sources[0]():
-        batch.add(spans)
+        batch.extend(spans)
     if len(batch) < _ITEMS:  # the queue has fetched some
         raise ValueError(f"of {2 * _ITEMS} calls {len(batch)} are spans")
     return batch[:_ITEMS]

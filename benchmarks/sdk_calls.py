@@ -11,24 +11,25 @@ from crucible_otel.semconv.names import CODE_FUNCTION_NAME, RESULT
 
 LIBRARY, FUNCTION = "library", "function"
 _SPAN = f"call {LIBRARY}.{FUNCTION}"
-_IDENTITY = {"crucible.call.library": LIBRARY, CODE_FUNCTION_NAME: FUNCTION}
-_ATTRIBUTES = {**_IDENTITY, RESULT: "success"}
-_PHASES = ("queue_time", "serialize_time", "execute_time", "deserialize_time")
-_QUEUE, _SERIALIZE, _EXECUTE, _DESERIALIZE = (f"crucible.call.{name}" for name in _PHASES)
+_KIND = {"crucible.call.library": LIBRARY, CODE_FUNCTION_NAME: FUNCTION}
+_IDENTITY = {"crucible.call.operation": f"{LIBRARY}.{FUNCTION}", **_KIND}
+_ATTRIBUTES = {**_KIND, RESULT: "success"}
+_TOLD = ("queue_time", "serialize_time", "execute_time", "deserialize_time", "unattributed_time", "io_bytes")
+_QUEUE, _SERIALIZE, _EXECUTE, _DESERIALIZE, _REST, _BYTES = (f"crucible.call.{name}" for name in _TOLD)
 _SECOND = 1e-9
 
 
 class Sdk:
     """Providers with the batch processor and the exporters of the SDK, and a call in three sizes.
 
-    A span has six of the ten attributes that ours have. The instruments are called outside of it, with one attributes
-    dict that is made once: inside a sampled span a histogram is dearer, by its exemplar.
+    A span has the attributes that ours have. The instruments are called outside of it, with one attributes dict that
+    is made once: inside a sampled span a histogram is dearer, by its exemplar.
 
     Attributes:
         whole: ``whole(duration, queue, serialize, execute, deserialize, nbytes)`` makes a span and calls seven
             instruments.
         metrics: The same without the span.
-        plain: A span with two attributes, its duration and its number: a call of which nothing else is known.
+        plain: A span with four attributes, its duration and its number: a call of which nothing else is known.
         exported: How many spans the exporter has taken.
     """
 
@@ -82,14 +83,17 @@ class Sdk:
                         _SERIALIZE: serialize * _SECOND,
                         _EXECUTE: execute * _SECOND,
                         _DESERIALIZE: deserialize * _SECOND,
+                        _REST: (duration - queue - serialize - execute - deserialize) * _SECOND,
+                        _BYTES: nbytes,
+                        RESULT: "success",
                     }
                 )
             metrics(duration, queue, serialize, execute, deserialize, nbytes)
 
         def plain() -> None:
             began_ns = perf_counter_ns()
-            with span(_SPAN, attributes=_IDENTITY):
-                pass
+            with span(_SPAN, attributes=_IDENTITY) as current:
+                current.set_attribute(RESULT, "success")
             add(1, attributes)
             record((perf_counter_ns() - began_ns) * _SECOND, attributes)
 

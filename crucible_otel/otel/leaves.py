@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from operator import sub
 from typing import TYPE_CHECKING, Any, Final
 
+from crucible_otel.events.runtime import runtime
 from crucible_otel.otel.feeds import compiled
 from crucible_otel.semconv.model import Field
 
@@ -85,10 +86,15 @@ class Leaves:
             if len(self.buffer) > _AT_MOST * self.full:  # only while the lock's holder is starved
                 time.sleep(0)
             return
+        fault: Exception | None = None
         try:
             self.fold_now()
+        except Exception as error:  # else the call that filled the buffer would be reported once more
+            fault = error
         finally:
             lock.release()
+        if fault is not None:
+            runtime().fault("calls", fault)
         if self._spans is not None and self._spans.crowded:
             self._spans.hurry()
 

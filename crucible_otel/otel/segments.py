@@ -101,7 +101,7 @@ class Segments:
         taken = self._taken.get(trace_id)
         if taken is None:
             taken = self._counter(trace_id)
-        left = size - self._fit(taken, size)
+        left = size - (self._fit(taken, size) if _reached(taken) <= self._most else 0)
         if left < size:
             shares.append((size - left, None))
         segment = self._of_owner.get((trace_id, parent_id))

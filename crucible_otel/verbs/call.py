@@ -12,7 +12,6 @@ from crucible_otel.events.names import text
 from crucible_otel.events.outcome import as_error, result_of
 from crucible_otel.events.runtime import runtime
 from crucible_otel.events.translate import nanoseconds
-from crucible_otel.otel.leaves import LONGEST_NS
 from crucible_otel.semconv.call import CALL_OPERATION
 from crucible_otel.verbs.given import guarded, whole
 from crucible_otel.verbs.quiet import QUIET_CALL
@@ -144,7 +143,7 @@ class Call(Timed):
                 and serialize_ns >= 0  # type: ignore[operator]
                 and execute_ns >= 0  # type: ignore[operator]
                 and deserialize_ns >= 0  # type: ignore[operator]
-                and 0 <= nbytes < LONGEST_NS
+                and nbytes >= 0
                 and error is None
                 and not self._yields
             ):

@@ -464,3 +464,27 @@ def test_exemplars_are_of_the_calls_parent(
     with cx.stage("collecting"):
         (point,) = capture.points("crucible.call.duration")
     assert [(77, 2**100)] * expected == [(each.span_id, each.trace_id) for each in point.exemplars]
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fault_in_a_fold_raises_nothing_and_counts_no_call_twice(
+    capture: Capture, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rows of that fold are lost, which is said and counted; the next ones are not."""
+    capture.configure()
+    call = cx.call("a", "f")
+
+    def broken(*args: object) -> None:
+        raise RuntimeError("inside")
+
+    with cx.stage("s"):
+        leaves = runtime().operations["crucible.call"].leaves
+        with monkeypatch.context() as patched:
+            patched.setattr(leaves, "_folds", (broken,))
+            report(call, FULL)
+        report(call, 3)
+    assert ["internal error in calls: RuntimeError; counted from now on"] == [one.message for one in caplog.records]
+    assert 1 == capture.value("crucible.sdk.faults", crucible__sdk__component="calls")
+    assert 3 == capture.value("crucible.calls")
