@@ -3,15 +3,17 @@
 Spans of one shape whose values are written with the same number of bytes are the same but for what stands in a few
 places. So the first is written once, repeated, and each column is laid over all of them, a byte of each span at a time:
 that costs a few nanoseconds a value, where to touch each span costs some hundred. A whole number is as long as it needs
-to be; the few spans that differ in this from most of the others are written by themselves.
+to be; spans that differ in this from most of the others are written by themselves if they are few, and else as columns
+of their own.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import repeat
+from itertools import compress, repeat
 from operator import mul
 from typing import Any, Final, NamedTuple
 
@@ -81,7 +83,7 @@ class _Template(NamedTuple):
 
 
 def span_fields(columns: Columns, limits: Limits) -> bytes | bytearray:
-    """Write spans as fields of ``ScopeSpans``, each with tag and length.
+    """Write spans as fields of ``ScopeSpans``, each with tag and length, in any order.
 
     Args:
         columns: The spans; some hundred at most, because it is done in one go.
@@ -115,8 +117,13 @@ def _by_row(columns: Columns, limits: Limits) -> bytes:
 def _by_column(columns: Columns, limits: Limits) -> bytes | bytearray:
     size = len(columns)
     kinds, odd = _kinds(columns)
-    if len(odd) > size // 4:
-        return _by_row(columns, limits)
+    if len(odd) > size // 8:
+        # All of them may be odd where several fields differ: then there is no part to be had that is all alike.
+        return (
+            b"".join([span_fields(part, limits) for part in _apart(columns, odd)])
+            if len(odd) < size
+            else _by_row(columns, limits)
+        )
     template = _template(columns.shape, limits, tuple(kinds), root=not columns.parent_id)
     length = template.length
     parent = PARENT_ID + columns.parent_id.to_bytes(8, "big") if columns.parent_id else b""
@@ -135,6 +142,26 @@ def _by_column(columns: Columns, limits: Limits) -> bytes | bytearray:
         else:
             _lay(spans, length, at, struct.pack(f"<{size}d", *map(mul, values, repeat(scale))), 8)
     return _mended(spans, length, odd, columns, limits) if odd else spans
+
+
+def _apart(columns: Columns, odd: Sequence[int]) -> Iterator[Columns]:
+    """Yield the spans of these indices, and the others."""
+    chosen = bytearray(len(columns))
+    for index in odd:
+        chosen[index] = 1
+    span_ids = array("Q", columns.span_ids)
+    for keys in (chosen, chosen.translate(b"\1\0" + bytes(254))):
+        yield Columns(
+            columns.shape,
+            columns.trace_id,
+            columns.parent_id,
+            columns.flags,
+            array("Q", compress(span_ids, keys)).tobytes(),
+            list(compress(columns.start_ns, keys)),
+            list(compress(columns.end_ns, keys)),
+            tuple([values if values is None else list(compress(values, keys)) for values in columns.values]),
+            columns.scales,
+        )
 
 
 def _kinds(columns: Columns) -> tuple[list[_Kind], Sequence[int]]:
