@@ -6,10 +6,11 @@ Only this module imports ``pynvml``, and only when the driver's library is there
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from crucible_otel.gpu.backend import (
@@ -52,6 +53,8 @@ class NvmlBackend:
         self._readers: dict[str, PartReader] = {}
         self._faults: Any = None
         self._by_handle: dict[int | None, str] = {}
+        self._event: Any = None
+        self._next_fault: Callable[[], int]
 
     def open(self) -> None:
         """Load and initialise the library.
@@ -117,10 +120,9 @@ class NvmlBackend:
         """Return the XIDs since the last call."""
         found: list[DeviceFault] = []
         while self._faults is not None and len(found) < _MOST_FAULTS:
-            try:
-                event = self._library.nvmlEventSetWait_v2(self._faults, 0)
-            except Exception:  # as a rule: none has come in no time
+            if self._next_fault():  # as a rule: none has come in no time
                 break
+            event = self._event
             uuid = self._by_handle.get(_address(event.device))
             if uuid is not None and event.eventType & self._library.nvmlEventTypeXidCriticalError:
                 found.append(DeviceFault(uuid=uuid, code=int(event.eventData)))
@@ -198,7 +200,12 @@ class NvmlBackend:
 
     def _listen(self) -> None:
         library = self._library
+        wait = self._safely(getattr, self._direct, "nvmlEventSetWait_v2")
+        if wait is None:
+            return
         self._faults = self._safely(library.nvmlEventSetCreate)
+        self._event = library.c_nvmlEventData_t()
+        self._next_fault = functools.partial(wait, self._faults, ctypes.byref(self._event), 0)
         for reader in self._readers.values() if self._faults is not None else ():
             self._safely(
                 library.nvmlDeviceRegisterEvents,

@@ -6,27 +6,19 @@ does around a call costs several times as much as the call.
 
 from __future__ import annotations
 
-import ctypes
-import math
-import struct
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 from crucible_otel.gpu.backend import DeviceLostError
-from crucible_otel.gpu.nvml_fields import FUNCTION_NOT_FOUND, GONE, NEVER, UNKNOWN_VALUES, VALUE_TYPES, Field
+from crucible_otel.gpu.nvml_batch import Answers, Batch
+from crucible_otel.gpu.nvml_fields import FUNCTION_NOT_FOUND, GONE, NEVER, Field
 
-__all__ = ["Calls"]
+__all__ = ["Ask", "Calls"]
 
 _LONGEST_PAUSE: Final = 64
 """Reads that are left out at most after a call has failed again and again."""
-_ANSWER: Final = struct.Struct("=IIqqIIQ")
-"""``nvmlFieldValue_t``: field, scope, time, latency, type, return, value. ctypes attributes cost ten times as much."""
-_WHOLE: Final = 3
-"""The type of a value that fills its eight bytes, unsigned: it can be taken as it is."""
-_UNSIGNED: Final = 1 if sys.byteorder == "little" else -1
-"""The type of a value that is the lower half of them."""
 
 
 class Calls:
@@ -46,7 +38,7 @@ class Calls:
         self._never: dict[object, int] = {}
         self._failed: dict[object, int] = {}
         self._pause: dict[object, int] = {}
-        self._batches: dict[str, _Batch] = {}
+        self._batches: dict[str, Batch] = {}
 
     @property
     def never(self) -> Mapping[object, int]:
@@ -79,7 +71,7 @@ class Calls:
         Raises:
             DeviceLostError: The device is gone.
         """
-        if key in self._never or (self._pause and self._left_out(key)):
+        if not self.asks(key):
             return None
         try:
             found = read()
@@ -89,8 +81,7 @@ class Calls:
         except Exception:  # pynvml has errors of its own, and may be older than the function
             self._never[key] = FUNCTION_NOT_FOUND
             return None
-        if self._failed:
-            self._failed.pop(key, None)
+        self.answered(key)
         return found
 
     def function(self, name: str) -> Any:
@@ -104,7 +95,7 @@ class Calls:
         except AttributeError:
             raise self._library.NVMLError(FUNCTION_NOT_FOUND) from None
 
-    def prepare(self, name: str, *args: Any, key: object = None) -> Callable[[], bool]:
+    def prepare(self, name: str, *args: Any, key: object = None) -> Ask:
         """Return what calls a function of the library itself, and says whether it answered.
 
         Args:
@@ -112,25 +103,37 @@ class Calls:
             args: Its other arguments, among them where it puts its answer.
             key: What its failures are remembered by, instead of its name.
         """
-        key, handle, never, failed, pause = key or name, self.handle, self._never, self._failed, self._pause
         try:
             function = self.function(name)
         except self._library.NVMLError:
-            never[key] = FUNCTION_NOT_FOUND
-            return lambda: False
+            self._never[key or name] = FUNCTION_NOT_FOUND
+            function = None
+        return Ask(self, key or name, function, (self.handle, *args))
 
-        def call() -> bool:
-            if key in never or (pause and self._left_out(key)):
-                return False
-            code = function(handle, *args)
-            if code:
-                self.failed(key, code)
-                return False
-            if failed:
-                failed.pop(key, None)
-            return True
+    def number(
+        self, name: str, kind: Any, count: int = 1, *, before: tuple[Any, ...] = (), key: object = None
+    ) -> Callable[[], int | None]:
+        """Return what asks a function of the library itself for a number, and returns None when there is none.
 
-        return call
+        Args:
+            name: Of the function, whose first argument is the handle.
+            kind: The number's type in ctypes.
+            count: How many it gives, each in a place of its own; the first is taken.
+            before: Its arguments between the handle and where it puts its answer.
+            key: What its failures are remembered by, instead of its name.
+        """
+        places = [(kind * 1)() for _ in range(count)]
+        ask, place = self.prepare(name, *before, *places, key=key), places[0]
+        return lambda: int(place[0]) if ask() else None
+
+    def asks(self, key: object) -> bool:
+        """Whether something is to be called now: it has not failed for good, nor is left out this time."""
+        return not (key in self._never or (self._pause and self._left_out(key)))
+
+    def answered(self, key: object) -> None:
+        """Remember that something has not failed."""
+        if self._failed:
+            self._failed.pop(key, None)
 
     def check(self, code: int) -> None:
         """Raise what NVML's code says, if it is an error."""
@@ -157,78 +160,76 @@ class Calls:
             self._pause[key] = left - 1
         return left > 0
 
-    def fields(self, name: str, wanted: tuple[Field, ...], found: dict[str, Any]) -> None:
-        """Put the fields that have a value where they belong, in one call for all.
+    def fields(self, name: str, wanted: tuple[Field, ...]) -> Answers | None:
+        """Return what was answered of these fields, in one call for all; None when there was no answer at all.
 
         Args:
             name: Of this group of fields, always the same group.
             wanted: The fields.
-            found: Attribute of the reading -> its value, or entry -> value.
 
         Raises:
             DeviceLostError: The device is gone.
         """
         batch = self._batches.get(name)
         if batch is None:
-            batch = self._batches[name] = self._batch(wanted)
+            batch = self._batches[name] = self._batch(name, wanted)
         if not batch.fields:
-            return
-        answers = self.run(name, batch.ask)
-        if answers is None:
+            return None
+        if not batch.ask():
             if name in self._never:  # one field that this driver does not know may spoil them all
                 del self._never[name]
-                self._batches[name] = self._batch([each for each in batch.fields if self._known(each)])
-            return
-        unsupported = False
-        for (number, target, key, scale), (_, _, _, _, kind, code, raw) in zip(batch.places, answers, strict=True):
-            if code:
-                self.failed(number, code)
-                unsupported = unsupported or number in self._never
-                continue
-            value = raw if kind == _WHOLE else raw & 0xFFFFFFFF if kind == _UNSIGNED else _decoded(kind, raw)
-            if value is None or value in UNKNOWN_VALUES:
-                continue
-            if not key:
-                found[target] = value * scale
-            elif target in found:
-                found[target][key] = value * scale
-            else:
-                found[target] = {key: value * scale}
-        if unsupported:
-            self._batches[name] = self._batch([each for each in batch.fields if each.id not in self._never])
+                self._batches[name] = self._batch(name, [each for each in batch.fields if self._known(each)])
+            return None
+        values = batch.values()
+        if any(values[1::3]):
+            for field, code in zip(batch.fields, values[1::3], strict=True):
+                if code:
+                    self.failed(field.id, code)
+            kept = [each for each in batch.fields if each.id not in self._never]
+            if len(kept) < len(batch.fields):
+                self._batches[name] = self._batch(name, kept)
+        return Answers(batch, values)
 
     def _known(self, field: Field) -> bool:
-        return self.run(field.id, self._batch([field]).ask) is not None
+        return self._batch(field.id, [field]).ask()
 
-    def _batch(self, fields: Iterable[Field]) -> _Batch:
-        return _Batch(self, self._library.c_nvmlFieldValue_t, tuple(fields))
+    def _batch(self, key: object, fields: Iterable[Field]) -> Batch:
+        return Batch(self._library.c_nvmlFieldValue_t, tuple(fields), functools.partial(self.prepare, key=key))
 
 
-class _Batch:
-    """The array that one call fills, made once: making it costs more than the call."""
+class Ask:
+    """A call of a function of the library itself; :meth:`Calls.prepare` makes it.
 
-    def __init__(self, calls: Calls, kind: Any, fields: tuple[Field, ...]) -> None:
-        self.fields, self._calls = fields, calls
-        self.places = tuple((each.id, each.target, each.key, each.scale) for each in fields)
-        self._array = (kind * len(fields))()
-        self._bytes = (ctypes.c_char * ctypes.sizeof(self._array)).from_buffer(self._array)
-        for place, field in zip(self._array, fields, strict=True):
-            place.fieldId, place.scopeId = field.id, field.scope
+    Attributes:
+        key: What its failures are remembered by.
+        function: The function; None where this driver does not have it.
+        arguments: What it is called with.
+    """
 
-    def ask(self) -> Iterator[tuple[Any, ...]]:
-        """Return the answers, one for each field.
+    __slots__ = ("_calls", "arguments", "function", "key")
+
+    def __init__(self, calls: Calls, key: object, function: Any, arguments: tuple[Any, ...]) -> None:
+        self._calls, self.key, self.function, self.arguments = calls, key, function, arguments
+
+    def __call__(self) -> bool:
+        """Call it, if it is to be called, and return whether it answered.
 
         Raises:
-            NVMLError: Of the call as a whole.
+            DeviceLostError: The device is gone.
         """
-        calls = self._calls
-        calls.check(calls.function("nvmlDeviceGetFieldValues")(calls.handle, len(self.fields), self._array))
-        return _ANSWER.iter_unpack(self._bytes)
+        if not self._calls.asks(self.key):
+            return False
+        code = self.function(*self.arguments)
+        if code:
+            self.failed(code)
+            return False
+        self._calls.answered(self.key)
+        return True
 
+    def failed(self, code: int) -> None:
+        """Remember that it failed.
 
-def _decoded(kind: int, raw: int) -> float | None:
-    layout = VALUE_TYPES.get(kind)
-    if layout is None:
-        return None
-    value: float = layout.unpack_from(raw.to_bytes(8, sys.byteorder))[0]
-    return value if math.isfinite(value) else None
+        Raises:
+            DeviceLostError: With this code the device is gone.
+        """
+        self._calls.failed(self.key, code)

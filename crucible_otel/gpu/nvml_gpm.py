@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Callable
 from math import isfinite
 from typing import Any
 
 from crucible_otel.gpu.nvml_calls import Calls
 from crucible_otel.gpu.nvml_fields import GPM_PIPES, GPM_RATIOS
 
-__all__ = ["Activity"]
+__all__ = ["Activity", "ratios"]
 
 _METRICS = (*GPM_RATIOS, *GPM_PIPES)
 _PLACES = (*((name, False) for name in GPM_RATIOS.values()), *((name, True) for name in GPM_PIPES.values()))
@@ -32,43 +33,55 @@ class Activity:
         self._library, self._calls = library, calls
         self._key = ("gpm", instance)
         self._before_sample = () if instance is None else (instance,)
-        self._get = "nvmlGpmSampleGet" if instance is None else "nvmlGpmMigSampleGet"
+        self._get_name = "nvmlGpmSampleGet" if instance is None else "nvmlGpmMigSampleGet"
         self._samples: tuple[Any, ...] = ()
-        self._requests: tuple[tuple[Any, Any], ...] = ()
+        self._get: Callable[..., int]
+        self._compare: Callable[..., int]
+        self._turns: tuple[tuple[Any, Any, Any], ...] = ()
         self._taken = 0
 
-    def read(self) -> dict[str, Any]:
-        """Return the ratios since the last call, as attributes of a reading; nothing on the first.
+    def read(self) -> bytes | None:
+        """Return the answers about the time since the last call, for :func:`ratios`; None on the first.
 
         Raises:
             DeviceLostError: The device is gone.
         """
-        found = self._calls.run(self._key, self._read)
-        return found if found is not None else {}
+        found: bytes | None = self._calls.run(self._key, self._read)
+        return found
 
     def close(self) -> None:
         """Free the samples."""
-        samples, self._samples, self._requests, self._taken = self._samples, (), (), 0
+        samples, self._samples, self._turns, self._taken = self._samples, (), (), 0
         for sample in samples:
             try:
                 self._library.nvmlGpmSampleFree(sample)
             except self._library.NVMLError:
                 continue
 
-    def _read(self) -> dict[str, Any]:
-        library, calls = self._library, self._calls
-        if not self._samples:
-            if not library.nvmlGpmQueryDeviceSupport(calls.handle).isSupportedDevice:
-                raise library.NVMLError(library.NVML_ERROR_NOT_SUPPORTED)
-            self._samples = library.nvmlGpmSampleAlloc(), library.nvmlGpmSampleAlloc()
-            self._requests = self._request(1, 0), self._request(0, 1)
-        turn = self._taken % 2
-        calls.check(calls.function(self._get)(calls.handle, *self._before_sample, self._samples[turn]))
-        self._taken += 1
-        return self._between(*self._requests[turn]) if self._taken > 1 else {}
+    def _read(self) -> bytes | None:
+        if not self._turns:
+            self._begin()
+        arguments, request, answers = self._turns[self._taken % 2]
+        code = self._get(*arguments)
+        if not code:
+            self._taken += 1
+            if self._taken == 1:
+                return None
+            code = self._compare(request)
+        if code:
+            self._calls.check(code)
+        return bytes(answers)
 
-    def _request(self, before: int, now: int) -> tuple[Any, Any]:
-        """Return the question about two of the samples, and where its answers will be."""
+    def _begin(self) -> None:
+        library, calls = self._library, self._calls
+        if not library.nvmlGpmQueryDeviceSupport(calls.handle).isSupportedDevice:
+            raise library.NVMLError(library.NVML_ERROR_NOT_SUPPORTED)
+        self._get, self._compare = calls.function(self._get_name), calls.function("nvmlGpmMetricsGet")
+        self._samples = library.nvmlGpmSampleAlloc(), library.nvmlGpmSampleAlloc()
+        self._turns = self._turn(1, 0), self._turn(0, 1)
+
+    def _turn(self, before: int, now: int) -> tuple[Any, Any, Any]:
+        """Return what a sample is taken with, the question about it and the other, and where its answers will be."""
         library = self._library
         request = library.c_nvmlGpmMetricsGet_t()
         request.version, request.numMetrics = library.NVML_GPM_METRICS_GET_VERSION, len(_METRICS)
@@ -76,15 +89,17 @@ class Activity:
         for index, metric in enumerate(_METRICS):
             request.metrics[index].metricId = metric
         size = ctypes.sizeof(library.c_nvmlGpmMetric_t) * len(_METRICS)
-        return request, (ctypes.c_char * size).from_buffer(request, type(request).metrics.offset)
+        answers = (ctypes.c_char * size).from_buffer(request, type(request).metrics.offset)
+        return (self._calls.handle, *self._before_sample, self._samples[now]), ctypes.byref(request), answers
 
-    def _between(self, request: Any, answers: Any) -> dict[str, Any]:
-        self._calls.check(self._calls.function("nvmlGpmMetricsGet")(ctypes.byref(request)))
-        ratios: dict[str, Any] = {}
-        pipes: dict[str, float] = {}
-        for (name, pipe), (_, code, percent, _) in zip(_PLACES, _RESULT.iter_unpack(answers), strict=True):
-            if not code and isfinite(percent):
-                (pipes if pipe else ratios)[name] = percent / 100
-        if pipes:
-            ratios["pipe_active_ratio"] = pipes
-        return ratios
+
+def ratios(answers: bytes) -> dict[str, Any]:
+    """Return what the answers say, as attributes of a reading."""
+    found: dict[str, Any] = {}
+    pipes: dict[str, float] = {}
+    for (name, pipe), (_, code, percent, _) in zip(_PLACES, _RESULT.iter_unpack(answers), strict=True):
+        if not code and isfinite(percent):
+            (pipes if pipe else found)[name] = percent / 100
+    if pipes:
+        found["pipe_active_ratio"] = pipes
+    return found

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from crucible_otel.gpu.backend import FastReading, ProcessReading, SlowReading
-from crucible_otel.gpu.nvml_calls import Calls
+from crucible_otel.gpu.nvml_batch import Answers
+from crucible_otel.gpu.nvml_calls import Ask, Calls
 from crucible_otel.gpu.nvml_fields import (
     CLOCKS,
     ENERGY_FIELDS,
     FAST_FIELDS,
-    MEMORY_V2,
-    REASONS,
     SLOW_FIELDS,
     TEMPERATURE_LIMITS,
-    TEMPERATURE_V1,
 )
 from crucible_otel.gpu.nvml_gpm import Activity
+from crucible_otel.gpu.nvml_questions import Questions
+from crucible_otel.gpu.nvml_told import MHZ, Room, ToldReading
 
 __all__ = ["DeviceReader", "PartReader"]
 
-_MHZ: Final = 1_000_000
 _DIE: Final = 0
-_INSTEAD: Final[Mapping[str, str]] = {
-    "energy_j": "nvmlDeviceGetTotalEnergyConsumption",
-    "power_w": "nvmlDeviceGetPowerUsage",
-    "power_limit_w": "nvmlDeviceGetEnforcedPowerLimit",
+_INSTEAD: Final[Mapping[str, tuple[str, type]]] = {
+    "energy_j": ("nvmlDeviceGetTotalEnergyConsumption", ctypes.c_ulonglong),
+    "power_w": ("nvmlDeviceGetPowerUsage", ctypes.c_uint),
+    "power_limit_w": ("nvmlDeviceGetEnforcedPowerLimit", ctypes.c_uint),
 }
 """What drivers answer that do not have the field of it yet; in thousandths."""
 _ENGINES: Final[Mapping[str, str]] = {
@@ -55,10 +53,15 @@ class PartReader:
 
     def __init__(self, calls: Calls, activity: Activity) -> None:
         self.calls, self.activity = calls, activity
-        self._memory_v2, self._memory_v1 = (ctypes.c_ulonglong * 5)(), (ctypes.c_ulonglong * 3)()
-        ctypes.c_uint.from_buffer(self._memory_v2).value = MEMORY_V2
-        self._read_v2 = calls.prepare("nvmlDeviceGetMemoryInfo_v2", self._memory_v2)
-        self._read_v1 = calls.prepare("nvmlDeviceGetMemoryInfo", self._memory_v1)
+        self._room = Room()
+        self._questions = Questions(
+            (
+                ("memory_v2", calls.prepare("nvmlDeviceGetMemoryInfo_v2", self._room.memory_v2)),
+                ("memory_v1", calls.prepare("nvmlDeviceGetMemoryInfo", self._room.memory_v1)),
+            ),
+            never=calls.never,
+        )
+        self._told_slowly: tuple[str, ...] = ()
         self._processes = tuple(_Processes(calls, name) for name in _PROCESSES)
 
     def fast(self) -> FastReading:
@@ -67,7 +70,7 @@ class PartReader:
         Raises:
             DeviceLostError: The device is gone.
         """
-        return FastReading(**self._common())
+        return self._fast(None, None, None)
 
     def energy(self) -> tuple[float | None, float | None]:
         """Return energy and power.
@@ -98,16 +101,10 @@ class PartReader:
                 return ProcessReading(memory_bytes=sum(own) if own else None)
         return ProcessReading()
 
-    def _common(self) -> dict[str, Any]:
-        found = self.activity.read()
-        if self._read_v2():  # without what the driver keeps for itself
-            _, total, _, free, used = self._memory_v2
-        elif self._read_v1():
-            total, free, used = self._memory_v1
-        else:
-            return found
-        found["memory_used_bytes"], found["memory_total_bytes"], found["memory_free_bytes"] = used, total, free
-        return found
+    def _fast(self, energy_j: float | None, power_w: float | None, fields: Answers | None) -> FastReading:
+        activity = self.activity.read()
+        told = self._questions.ask() + self._told_slowly
+        return ToldReading(energy_j, power_w, told, bytes(self._room), fields, activity)
 
 
 class DeviceReader(PartReader):
@@ -122,19 +119,35 @@ class DeviceReader(PartReader):
     def __init__(self, calls: Calls, activity: Activity, *, divided: bool) -> None:
         super().__init__(calls, activity)
         self._divided = divided
-        self._utilization, self._reasons = (ctypes.c_uint * 2)(), (ctypes.c_ulonglong * 1)()
-        self._read_utilization = calls.prepare("nvmlDeviceGetUtilizationRates", self._utilization)
-        self._read_reasons = tuple(calls.prepare(name, self._reasons) for name in _REASONS_NAMES)
-        self._temperature = (ctypes.c_int * 3)(TEMPERATURE_V1, _DIE, 0)
-        self._temperature_before = (ctypes.c_int * 1)()
-        self._read_temperature = calls.prepare("nvmlDeviceGetTemperatureV", self._temperature)
-        self._read_temperature_before = calls.prepare("nvmlDeviceGetTemperature", _DIE, self._temperature_before)
-        self._mhz = {name: (ctypes.c_uint * 1)() for name in CLOCKS}
-        self._read_clock = {
-            name: calls.prepare("nvmlDeviceGetClockInfo", kind, self._mhz[name], key=("nvmlDeviceGetClockInfo", kind))
+        room = self._room
+        clocks: dict[str, tuple[str, Ask]] = {
+            name: (
+                name,
+                calls.prepare(
+                    "nvmlDeviceGetClockInfo", kind, getattr(room, name), key=("nvmlDeviceGetClockInfo", kind)
+                ),
+            )
             for name, kind in CLOCKS.items()
         }
-        self._clock_hz: Mapping[str, float] = {}
+        self._questions = Questions(
+            *self._questions.all,
+            (("utilization", calls.prepare("nvmlDeviceGetUtilizationRates", room.utilization)),),
+            (
+                ("temperature", calls.prepare("nvmlDeviceGetTemperatureV", room.temperature)),
+                ("temperature_before", calls.prepare("nvmlDeviceGetTemperature", _DIE, room.temperature_before)),
+            ),
+            (clocks["sm"],),
+            (clocks["memory"],),
+            tuple(("reasons", calls.prepare(name, room.reasons)) for name in _REASONS_NAMES),
+            never=calls.never,
+        )
+        self._slow_clocks = clocks["graphics"], clocks["video"]
+        self._instead = {target: calls.number(name, kind) for target, (name, kind) in _INSTEAD.items()}
+        self._engines = {name: calls.number(function, ctypes.c_uint, 2) for name, function in _ENGINES.items()}
+        self._fans = calls.number("nvmlDeviceGetNumFans", ctypes.c_uint)
+        self._fan: dict[int, Callable[[], int | None]] = {}
+        self._pcie_generation = calls.number("nvmlDeviceGetCurrPcieLinkGeneration", ctypes.c_uint)
+        self._pcie_width = calls.number("nvmlDeviceGetCurrPcieLinkWidth", ctypes.c_uint)
         self._constants: dict[tuple[str, int], Any] = {}
 
     def fast(self) -> FastReading:
@@ -143,23 +156,8 @@ class DeviceReader(PartReader):
         Raises:
             DeviceLostError: The device is gone.
         """
-        found = self._common()
-        self.calls.fields("fast", FAST_FIELDS, found)
-        if self._read_utilization():
-            busy, memory = self._utilization
-            found["utilization_ratio"], found["memory_controller_ratio"] = busy / 100, memory / 100
-        if self._read_temperature():
-            found.setdefault("temperature_celsius", {})["die"] = float(self._temperature[2])
-        elif self._read_temperature_before():
-            found.setdefault("temperature_celsius", {})["die"] = float(self._temperature_before[0])
-        self._clocks("sm", "memory")
-        found["clock_hz"] = self._clock_hz
-        for read in self._read_reasons:
-            if read():
-                found["throttle_reasons"] = _reasons(self._reasons[0])
-                break
-        self._instead(found, "energy_j", "power_w")
-        return FastReading(**found)
+        fields = self.calls.fields("fast", FAST_FIELDS)
+        return self._fast(self._of("energy_j", fields), self._of("power_w", fields), fields)
 
     def energy(self) -> tuple[float | None, float | None]:
         """Return energy and power.
@@ -167,10 +165,8 @@ class DeviceReader(PartReader):
         Raises:
             DeviceLostError: The device is gone.
         """
-        found: dict[str, Any] = {}
-        self.calls.fields("energy", ENERGY_FIELDS, found)
-        self._instead(found, "energy_j", "power_w")
-        return found.get("energy_j"), found.get("power_w")
+        fields = self.calls.fields("energy", ENERGY_FIELDS)
+        return self._of("energy_j", fields), self._of("power_w", fields)
 
     def slow(self) -> SlowReading:
         """Return what is read now and then.
@@ -178,27 +174,20 @@ class DeviceReader(PartReader):
         Raises:
             DeviceLostError: The device is gone.
         """
-        calls, found = self.calls, dict[str, Any]()
-        calls.fields("slow", SLOW_FIELDS, found)
+        fields = self.calls.fields("slow", SLOW_FIELDS)
+        found = fields.all() if fields is not None else {}
         for flag in ("remap_pending", "remap_failed", "recovery_needed"):
             if flag in found:
                 found[flag] = bool(found[flag])
-        self._instead(found, "power_limit_w")
-        engines = {name: calls.call(function) for name, function in _ENGINES.items()}
-        found["engine_utilization_ratio"] = {
-            name: values[0] / 100 for name, values in engines.items() if values is not None
-        }
-        fans = calls.call("nvmlDeviceGetNumFans")
-        speeds = [calls.call("nvmlDeviceGetFanSpeed_v2", fan) for fan in range(fans or 0)]
+        found["power_limit_w"] = self._of("power_limit_w", fields)
+        engines = {name: busy() for name, busy in self._engines.items()}
+        found["engine_utilization_ratio"] = {name: busy / 100 for name, busy in engines.items() if busy is not None}
+        speeds = [self._speed(fan) for fan in range(self._fans() or 0)]
         found["fan_ratio"] = tuple(speed / 100 for speed in speeds if speed is not None)
         found["temperature_limit_celsius"] = self._once("nvmlDeviceGetTemperatureThreshold", TEMPERATURE_LIMITS)
-        self._clocks("graphics", "video")
-        found["clock_limit_hz"] = self._once("nvmlDeviceGetMaxClockInfo", CLOCKS, _MHZ)
-        return SlowReading(
-            **found,
-            pcie_generation=calls.call("nvmlDeviceGetCurrPcieLinkGeneration"),
-            pcie_width_lanes=calls.call("nvmlDeviceGetCurrPcieLinkWidth"),
-        )
+        self._told_slowly = tuple(name for name, ask in self._slow_clocks if ask())
+        found["clock_limit_hz"] = self._once("nvmlDeviceGetMaxClockInfo", CLOCKS, MHZ)
+        return SlowReading(**found, pcie_generation=self._pcie_generation(), pcie_width_lanes=self._pcie_width())
 
     def process(self) -> ProcessReading:
         """Return the memory of this process; of a divided GPU its parts say it.
@@ -208,14 +197,19 @@ class DeviceReader(PartReader):
         """
         return ProcessReading() if self._divided else super().process()
 
-    def _clocks(self, *names: str) -> None:
-        """Read these clocks; the mapping that readings have already stays as it is."""
-        for name in names:
-            hz = float(self._mhz[name][0] * _MHZ) if self._read_clock[name]() else None
-            if hz != self._clock_hz.get(name):
-                self._clock_hz = {
-                    key: value for key, value in {**self._clock_hz, name: hz}.items() if value is not None
-                }
+    def _of(self, target: str, fields: Answers | None) -> float | None:
+        found = fields.value(target) if fields is not None else None
+        if found is None:
+            milli = self._instead[target]()
+            found = milli / 1000 if milli is not None else None
+        return found
+
+    def _speed(self, fan: int) -> int | None:
+        ask = self._fan.get(fan)
+        if ask is None:
+            name = "nvmlDeviceGetFanSpeed_v2"
+            ask = self._fan[fan] = self.calls.number(name, ctypes.c_uint, before=(fan,), key=(name, fan))
+        return ask()
 
     def _once(self, function: str, kinds: Mapping[str, int], scale: int = 1) -> dict[str, float]:
         """Return what does not change while the driver runs: it is asked until it is told."""
@@ -228,13 +222,6 @@ class DeviceReader(PartReader):
             if value:
                 found[name] = float(value * scale)
         return found
-
-    def _instead(self, found: dict[str, Any], *targets: str) -> None:
-        for target in targets:
-            if target not in found:
-                milli = self.calls.call(_INSTEAD[target])
-                if milli is not None:
-                    found[target] = milli / 1000
 
 
 class _Processes:
@@ -264,8 +251,3 @@ class _Processes:
 
     def _make_room(self, room: int) -> None:
         self._room, self._list = room, (ctypes.c_char * (room * _PROCESS.size))()
-
-
-@functools.lru_cache(maxsize=64)
-def _reasons(bits: int) -> frozenset[str]:
-    return frozenset(name for bit, name in REASONS.items() if bits & bit)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final
 
-from crucible_otel.gpu.backend import NOTHING, Device, FastReading, ProcessReading, SlowReading
+from crucible_otel.gpu.backend import Device, FastReading, ProcessReading, SlowReading
 
 __all__ = ["EMPTY", "NO_FAST", "DeviceState", "Energy", "GpuSnapshot", "Totals"]
 
@@ -19,6 +18,9 @@ _NO_PROCESS: Final = ProcessReading()
 _ENERGY: Final = "energy_j"
 _FAST_TOTALS: Final = (_ENERGY, "pcie_bytes", "nvlink_bytes")
 _SLOW_TOTALS: Final = ("throttle_time_s", "errors")
+_MOST_WAITING: Final = 32
+"""Readings that wait to be added up at most."""
+_Entries = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +84,66 @@ class GpuSnapshot:
 EMPTY: Final = GpuSnapshot(taken_s=float("-inf"), taken_ns=0)
 
 
+class _Counted(Mapping[str, Mapping[str, float]]):
+    """The counters as they were after a reading, added up when somebody looks: few readings are looked at.
+
+    It remembers the one before and what was read since. Two threads that look at once find the same.
+    """
+
+    __slots__ = ("_done", "_since")
+
+    def __init__(self, since: tuple[_Counted, FastReading | SlowReading | int] | None) -> None:
+        self._since = since
+        self._done: tuple[_Entries, _Entries] | None = ({}, {}) if since is None else None
+
+    def add_up(self) -> tuple[_Entries, _Entries]:
+        """Return the last values and the sums, which nobody changes."""
+        done, one, readings = self._done, self, []
+        while done is None:
+            since = one._since
+            done = one._done
+            if done is None and since is not None:  # else another thread has just added it up
+                one, reading = since
+                readings.append(reading)
+                done = one._done
+        if readings:
+            last, sums = ({name: dict(values) for name, values in each.items()} for each in done)
+            for reading in reversed(readings):
+                _add(reading, last, sums)
+            self._done = done = last, sums
+            self._since = None
+        return done
+
+    def __getitem__(self, name: str) -> Mapping[str, float]:
+        """Return the amounts of a counter, by entry."""
+        return self.add_up()[1][name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the counters that there are."""
+        return iter(self.add_up()[1])
+
+    def __len__(self) -> int:
+        """Return how many."""
+        return len(self.add_up()[1])
+
+
+def _add(reading: FastReading | SlowReading | int, last: _Entries, sums: _Entries) -> None:
+    """Add what a reading has more than the one before; a number is that of new XIDs."""
+    if isinstance(reading, int):
+        errors = sums.setdefault("errors", {})
+        errors["xid"] = errors.get("xid", 0) + reading
+        return
+    for name in _FAST_TOTALS if isinstance(reading, FastReading) else _SLOW_TOTALS:
+        found = getattr(reading, name)
+        if found is None or not (name == _ENERGY or found):
+            continue
+        before, added = last.setdefault(name, {}), sums.setdefault(name, {})
+        for key, value in (("", found),) if name == _ENERGY else found.items():
+            least = before.get(key, value)
+            added[key] = added.get(key, 0) + (value - least if value >= least else value)
+            before[key] = value
+
+
 class Totals:
     """The counters of one device, from the moment this process begins to report it.
 
@@ -89,34 +151,25 @@ class Totals:
     """
 
     def __init__(self) -> None:
-        self._last: dict[str, dict[str, float]] = {}
-        self._sums: dict[str, dict[str, float]] = {}
+        self._now, self._waiting = _Counted(None), 0
 
     def take(self, reading: FastReading | SlowReading) -> None:
         """Add what a reading has more than the one before."""
-        for name in _FAST_TOTALS if isinstance(reading, FastReading) else _SLOW_TOTALS:
-            found = getattr(reading, name)
-            if found is None or found is NOTHING:
-                continue
-            values = {"": found} if name == _ENERGY else found
-            last, sums = self._last.get(name, NOTHING), self._sums.get(name, NOTHING)
-            if values == last and sums:
-                continue
-            added = dict(sums)  # snapshots have the one that was
-            for key, value in values.items():
-                before = last.get(key, value)
-                added[key] = added.get(key, 0) + (value - before if value >= before else value)
-            if added:
-                self._last[name], self._sums[name] = {**last, **values}, added
+        self._follow(reading)
 
     def xid(self) -> None:
         """Count an XID."""
-        errors = self._sums.get("errors", {})
-        self._sums["errors"] = {**errors, "xid": errors.get("xid", 0) + 1}
+        self._follow(1)
 
     def sums(self) -> Mapping[str, Mapping[str, float]]:
         """Return the amounts, as they are now."""
-        return MappingProxyType(self._sums.copy())
+        return self._now
+
+    def _follow(self, reading: FastReading | SlowReading | int) -> None:
+        self._now, self._waiting = _Counted((self._now, reading)), self._waiting + 1
+        if self._waiting >= _MOST_WAITING:  # nobody may ever look
+            self._now.add_up()
+            self._waiting = 0
 
 
 class Energy:

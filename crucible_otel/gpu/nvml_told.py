@@ -1,0 +1,155 @@
+"""What NVML told on one tick, kept as it came and made out when somebody looks: few ticks are ever looked at whole."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from crucible_otel.gpu.backend import FastReading
+from crucible_otel.gpu.nvml_batch import Answers
+from crucible_otel.gpu.nvml_fields import CLOCKS, MEMORY_V2, REASONS, TEMPERATURE_V1
+from crucible_otel.gpu.nvml_gpm import ratios
+
+__all__ = ["MHZ", "Room", "ToldReading"]
+
+MHZ: Final = 1_000_000
+_DIE: Final = 0
+
+
+class Room(ctypes.Structure):
+    """Where NVML puts the answers of the calls of one tick, so that one copy keeps them all."""
+
+    _fields_ = (
+        ("memory_v2", ctypes.c_ulonglong * 5),
+        ("memory_v1", ctypes.c_ulonglong * 3),
+        ("reasons", ctypes.c_ulonglong * 1),
+        ("utilization", ctypes.c_uint * 2),
+        ("temperature", ctypes.c_int * 3),
+        ("temperature_before", ctypes.c_int * 1),
+        *((name, ctypes.c_uint * 1) for name in CLOCKS),
+    )
+    memory_v2: ctypes.Array[ctypes.c_ulonglong]
+    memory_v1: ctypes.Array[ctypes.c_ulonglong]
+    reasons: ctypes.Array[ctypes.c_ulonglong]
+    utilization: ctypes.Array[ctypes.c_uint]
+    temperature: ctypes.Array[ctypes.c_int]
+    temperature_before: ctypes.Array[ctypes.c_int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        ctypes.c_uint.from_buffer(self.memory_v2).value = MEMORY_V2
+        self.temperature[:] = [TEMPERATURE_V1, _DIE, 0]
+
+
+class ToldReading(FastReading):
+    """A reading whose attributes are made when they are first asked for; energy and power are there from the start.
+
+    Args:
+        energy_j: See :class:`FastReading`.
+        power_w: See there.
+        told: What is valid in the room: names of its places.
+        room: What is in them.
+        fields: What the call for fields has told; None without.
+        activity: The answers of GPM; None without.
+    """
+
+    __slots__ = ("_activity", "_fields", "_room", "_told")
+
+    def __init__(
+        self,
+        energy_j: float | None,
+        power_w: float | None,
+        told: Sequence[str],
+        room: bytes,
+        fields: Answers | None,
+        activity: bytes | None,
+    ) -> None:
+        keep = object.__setattr__  # what is frozen keeps its attributes so, as dataclasses do it
+        keep(self, "energy_j", energy_j)
+        keep(self, "power_w", power_w)
+        keep(self, "_told", told)
+        keep(self, "_room", room)
+        keep(self, "_fields", fields)
+        keep(self, "_activity", activity)
+
+    def __getattr__(self, name: str) -> Any:
+        """Make an attribute that is not there yet; two threads that ask at once make the same."""
+        part = _PART_OF.get(name)
+        if part is None:
+            raise AttributeError(name)
+        names, make = part
+        found = make(self)
+        for each in names:
+            object.__setattr__(self, each, found.get(each, _DEFAULTS[each]))
+        return found.get(name, _DEFAULTS[name])
+
+    def _copied(self) -> Room:
+        return Room.from_buffer_copy(self._room)
+
+
+def _memory(of: ToldReading) -> dict[str, Any]:
+    room = of._copied()
+    if "memory_v2" in of._told:  # without what the driver keeps for itself
+        _, total, _, free, used = room.memory_v2
+    elif "memory_v1" in of._told:
+        total, free, used = room.memory_v1
+    else:
+        return {}
+    return {"memory_used_bytes": used, "memory_total_bytes": total, "memory_free_bytes": free}
+
+
+def _utilization(of: ToldReading) -> dict[str, Any]:
+    if "utilization" not in of._told:
+        return {}
+    busy, memory = of._copied().utilization
+    return {"utilization_ratio": busy / 100, "memory_controller_ratio": memory / 100}
+
+
+def _temperature(of: ToldReading) -> dict[str, Any]:
+    found = of._fields.entries("temperature_celsius") if of._fields is not None else {}
+    if "temperature" in of._told:
+        found["die"] = float(of._copied().temperature[2])
+    elif "temperature_before" in of._told:
+        found["die"] = float(of._copied().temperature_before[0])
+    return {"temperature_celsius": found} if found else {}
+
+
+def _clocks(of: ToldReading) -> dict[str, Any]:
+    room = of._copied()
+    found = {name: float(getattr(room, name)[0] * MHZ) for name in CLOCKS if name in of._told}
+    return {"clock_hz": found} if found else {}
+
+
+def _reasons(of: ToldReading) -> dict[str, Any]:
+    return {"throttle_reasons": _named(of._copied().reasons[0])} if "reasons" in of._told else {}
+
+
+def _moved(target: str, of: ToldReading) -> dict[str, Any]:
+    found = of._fields.entries(target) if of._fields is not None else {}
+    return {target: found} if found else {}
+
+
+def _activity(of: ToldReading) -> dict[str, Any]:
+    return ratios(of._activity) if of._activity is not None else {}
+
+
+@functools.lru_cache(maxsize=64)
+def _named(bits: int) -> frozenset[str]:
+    return frozenset(name for bit, name in REASONS.items() if bits & bit)
+
+
+_PARTS: Final[Mapping[tuple[str, ...], Callable[[ToldReading], Mapping[str, Any]]]] = {
+    ("memory_used_bytes", "memory_total_bytes", "memory_free_bytes"): _memory,
+    ("utilization_ratio", "memory_controller_ratio"): _utilization,
+    ("temperature_celsius",): _temperature,
+    ("clock_hz",): _clocks,
+    ("throttle_reasons",): _reasons,
+    ("pcie_bytes",): functools.partial(_moved, "pcie_bytes"),
+    ("nvlink_bytes",): functools.partial(_moved, "nvlink_bytes"),
+    ("sm_active_ratio", "sm_occupancy_ratio", "dram_active_ratio", "pipe_active_ratio"): _activity,
+}
+_PART_OF: Final = {name: (names, make) for names, make in _PARTS.items() for name in names}
+_BLANK: Final = FastReading()
+_DEFAULTS: Final[Mapping[str, Any]] = {name: getattr(_BLANK, name) for name in _PART_OF}
