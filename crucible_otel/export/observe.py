@@ -69,10 +69,19 @@ def observing_session(observed: list[object], probe: Probe) -> Any:
                 response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
             return response
 
-        def send(self, *args: Any, **kwargs: Any) -> Any:
-            # The client works for half a millisecond before this and as long after it, without letting others run.
+        # The client works for a millisecond before the first byte leaves, and for another after the last has come,
+        # without letting other threads run: it is made to pause where it comes by.
+
+        def prepare_request(self, request: Any) -> Any:
+            prepared = super().prepare_request(request)
             time.sleep(PAUSE_S)
-            return super().send(*args, **kwargs)
+            return prepared
+
+        def send(self, *args: Any, **kwargs: Any) -> Any:
+            time.sleep(PAUSE_S)
+            response = super().send(*args, **kwargs)
+            time.sleep(PAUSE_S)
+            return response
 
         def goes_by_proxy(self, url: str) -> bool:
             return bool(self.proxies or requests.utils.get_environ_proxies(url))

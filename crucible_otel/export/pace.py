@@ -14,7 +14,7 @@ __all__ = ["PAUSE_S", "SLICE_S", "Pace", "Paced", "free", "paced"]
 
 Item = TypeVar("Item")
 
-SLICE_S: Final = 0.0005
+SLICE_S: Final = 0.0003
 """How long to work in one go, about. To work less would take longer wherever the other threads are never idle: each
 time they keep the GIL for 5 ms."""
 
