@@ -6,7 +6,8 @@
 The library answers at once, so these are the costs of Python and of pynvml, without what a real driver adds. A tick is
 the mean over 30 s of the default interval: six fast readings, three looks at the processes, one slow reading. It is
 measured twice: one tick after the other, and with something between two ticks that takes the processor's caches, as
-the program does in five seconds.
+the program does in five seconds. A tick keeps what it is told as it comes: a collection, which comes once a minute,
+makes out what the ticks before it were told, and is printed beside them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from tests.gpu.stub import Stub
 INTERVAL_S = 5.0
 GPUS = (1, 8, 16)
 CYCLES = 60
+TICKS_A_COLLECTION: Final = 12
+"""At the default intervals: it makes out what they were told."""
 CACHES = bytearray(64 * 1024 * 1024)
 """More than fits into the caches of a processor."""
 COLDER: Final = 6
@@ -48,7 +51,7 @@ class Cost:
         gpus: How many.
         tick_us: CPU time of a tick, the mean of 30 s; the median of many such.
         cold_us: The same with cold caches.
-        collect_us: CPU time of a collection after a tick.
+        collect_us: CPU time of a collection after the ticks of a minute.
         series: What it reports.
     """
 
@@ -111,10 +114,10 @@ def measure(gpus: int, folder: Path, cycles: int = CYCLES) -> Cost:
         watch = Watch(backend, Ownership(None), on_lost=print, on_fault=print, environ={})
         ticks, now_s = round(SLOW_EVERY_S / INTERVAL_S), 0.0
 
-        def tick() -> None:
+        def tick() -> GpuSnapshot:
             nonlocal now_s
             now_s += INTERVAL_S
-            watch.tick(now_s, 0, detailed=False)
+            return watch.tick(now_s, 0, detailed=False)
 
         def cycle() -> None:
             for _ in range(ticks):
@@ -124,18 +127,21 @@ def measure(gpus: int, folder: Path, cycles: int = CYCLES) -> Cost:
         tick_us = cpu_us(cycle, cycles) / ticks
         cold = [cpu_us(tick, 1, before=lambda: bytes(CACHES)) for _ in range(ticks * max(cycles // COLDER, 1))]
         cold_us = statistics.median(sum(cold[at : at + ticks]) / ticks for at in range(0, len(cold), ticks))
-        snapshot = watch.tick(now_s, 0, detailed=False)
         meter = CollectingMeter()
         instruments = Instruments(meter)  # type: ignore[arg-type]
-        snapshots: list[GpuSnapshot] = []
+        snapshot = GpuSnapshot(taken_s=0.0, taken_ns=0)
+
+        def minute() -> None:
+            nonlocal snapshot
+            for _ in range(TICKS_A_COLLECTION):
+                snapshot = tick()
 
         def collect() -> None:
-            snapshots[:] = [GpuSnapshot(taken_s=0.0, taken_ns=1, devices=snapshot.devices)]
             for callback in meter.callbacks:
                 callback(CallbackOptions())
 
-        instruments.bind(lambda: snapshots[0])
-        collect_us = cpu_us(collect, cycles)
+        instruments.bind(lambda: snapshot)
+        collect_us = cpu_us(collect, cycles, before=minute)
         backend.close()
     series = sum(len(points) for points in observations(snapshot).values())
     return Cost(gpus=gpus, tick_us=tick_us, cold_us=cold_us, collect_us=collect_us, series=series)

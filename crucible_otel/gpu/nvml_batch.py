@@ -31,6 +31,8 @@ class Batch:
 
     Attributes:
         ask: Makes it, and says whether it was answered.
+        bytes: What was answered.
+        unpack: Makes type, code and raw value of each field of it, one after the other.
         places: Attribute of the reading -> where its values are, for which entry, and what they are worth.
     """
 
@@ -42,13 +44,9 @@ class Batch:
         array = (kind * len(fields))()
         for place, field in zip(array, fields, strict=True):
             place.fieldId, place.scopeId = field.id, field.scope
-        self._bytes = (ctypes.c_char * ctypes.sizeof(array)).from_buffer(array)
-        self._unpack = struct.Struct("=" + _ANSWER * len(fields)).unpack
+        self.bytes = (ctypes.c_char * ctypes.sizeof(array)).from_buffer(array)
+        self.unpack = struct.Struct("=" + _ANSWER * len(fields)).unpack
         self.ask = prepare("nvmlDeviceGetFieldValues", len(fields), array)
-
-    def values(self) -> tuple[int, ...]:
-        """Return type, code and raw value of each field, one after the other."""
-        return self._unpack(self._bytes)
 
 
 class Answers:
@@ -68,17 +66,20 @@ class Answers:
         """Return what there is of an attribute of a reading, by entry; a plain number has the entry ``""``."""
         found, values = {}, self._values
         for place, key, scale in self._batch.places.get(target, ()):
-            kind, code, raw = values[place : place + 3]
-            if code:
-                continue
-            value = raw if kind == _WHOLE else raw & 0xFFFFFFFF if kind == _UNSIGNED else _decoded(kind, raw)
-            if value is not None and value not in UNKNOWN_VALUES:
-                found[key] = value * scale
+            if not values[place + 1]:
+                value = _worth(values[place], values[place + 2])
+                if value is not None:
+                    found[key] = value * scale
         return found
 
     def value(self, target: str) -> float | None:
         """Return what there is of an attribute that is a plain number."""
-        return self.entries(target).get("")
+        found, values = None, self._values
+        for place, _, scale in self._batch.places.get(target, ()):
+            if not values[place + 1]:
+                value = _worth(values[place], values[place + 2])
+                found = found if value is None else value * scale
+        return found
 
     def all(self) -> dict[str, Any]:
         """Return all there is, by attribute."""
@@ -88,6 +89,12 @@ class Answers:
             if entries:
                 found[target] = entries.get("", entries)
         return found
+
+
+def _worth(kind: int, raw: int) -> float | None:
+    """Return the value of a field, by its type; None where NVML has none."""
+    value = raw if kind == _WHOLE else raw & 0xFFFFFFFF if kind == _UNSIGNED else _decoded(kind, raw)
+    return None if value in UNKNOWN_VALUES else value
 
 
 def _decoded(kind: int, raw: int) -> float | None:

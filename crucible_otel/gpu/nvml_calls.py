@@ -180,7 +180,7 @@ class Calls:
                 del self._never[name]
                 self._batches[name] = self._batch(name, [each for each in batch.fields if self._known(each)])
             return None
-        values = batch.values()
+        values = batch.unpack(batch.bytes)
         if any(values[1::3]):
             for field, code in zip(batch.fields, values[1::3], strict=True):
                 if code:
@@ -217,13 +217,14 @@ class Ask:
         Raises:
             DeviceLostError: The device is gone.
         """
-        if not self._calls.asks(self.key):
+        calls = self._calls
+        if not calls.asks(self.key):
             return False
         code = self.function(*self.arguments)
         if code:
             self.failed(code)
             return False
-        self._calls.answered(self.key)
+        calls.answered(self.key)
         return True
 
     def failed(self, code: int) -> None:

@@ -38,7 +38,7 @@ class Activity:
         self._get: Callable[..., int]
         self._compare: Callable[..., int]
         self._turns: tuple[tuple[Any, Any, Any], ...] = ()
-        self._taken = 0
+        self._taken, self._steady = 0, False
 
     def read(self) -> bytes | None:
         """Return the answers about the time since the last call, for :func:`ratios`; None on the first.
@@ -46,33 +46,46 @@ class Activity:
         Raises:
             DeviceLostError: The device is gone.
         """
-        found: bytes | None = self._calls.run(self._key, self._read)
-        return found
+        if self._steady:
+            found, code = self._take()
+            if code:
+                self._steady = False
+                self._calls.failed(self._key, code)
+            return found
+        begun: bytes | None = self._calls.run(self._key, self._begin)
+        self._steady = begun is not None
+        return begun
 
     def close(self) -> None:
         """Free the samples."""
         samples, self._samples, self._turns, self._taken = self._samples, (), (), 0
+        self._steady = False
         for sample in samples:
             try:
                 self._library.nvmlGpmSampleFree(sample)
             except self._library.NVMLError:
                 continue
 
-    def _read(self) -> bytes | None:
-        if not self._turns:
-            self._begin()
+    def _take(self) -> tuple[bytes | None, int]:
+        """Take a sample, and return the answers or NVML's code of an error."""
         arguments, request, answers = self._turns[self._taken % 2]
         code = self._get(*arguments)
         if not code:
             self._taken += 1
             if self._taken == 1:
-                return None
+                return None, 0
             code = self._compare(request)
-        if code:
-            self._calls.check(code)
-        return bytes(answers)
+        return (None, code) if code else (bytes(answers), 0)
 
-    def _begin(self) -> None:
+    def _begin(self) -> bytes | None:
+        """Take a sample when none has been taken, or the last could not be."""
+        if not self._turns:
+            self._prepare()
+        found, code = self._take()
+        self._calls.check(code)
+        return found
+
+    def _prepare(self) -> None:
         library, calls = self._library, self._calls
         if not library.nvmlGpmQueryDeviceSupport(calls.handle).isSupportedDevice:
             raise library.NVMLError(library.NVML_ERROR_NOT_SUPPORTED)

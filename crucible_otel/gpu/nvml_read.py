@@ -6,7 +6,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from crucible_otel.gpu.backend import FastReading, ProcessReading, SlowReading
 from crucible_otel.gpu.nvml_batch import Answers
@@ -148,7 +148,7 @@ class DeviceReader(PartReader):
         self._fan: dict[int, Callable[[], int | None]] = {}
         self._pcie_generation = calls.number("nvmlDeviceGetCurrPcieLinkGeneration", ctypes.c_uint)
         self._pcie_width = calls.number("nvmlDeviceGetCurrPcieLinkWidth", ctypes.c_uint)
-        self._constants: dict[tuple[str, int], Any] = {}
+        self._constants: dict[str, dict[str, float]] = {}
 
     def fast(self) -> FastReading:
         """Return what is read on every tick.
@@ -199,10 +199,11 @@ class DeviceReader(PartReader):
 
     def _of(self, target: str, fields: Answers | None) -> float | None:
         found = fields.value(target) if fields is not None else None
-        if found is None:
-            milli = self._instead[target]()
-            found = milli / 1000 if milli is not None else None
-        return found
+        return self._thousandth(target) if found is None else found
+
+    def _thousandth(self, target: str) -> float | None:
+        milli = self._instead[target]()
+        return milli / 1000 if milli is not None else None
 
     def _speed(self, fan: int) -> int | None:
         ask = self._fan.get(fan)
@@ -213,15 +214,12 @@ class DeviceReader(PartReader):
 
     def _once(self, function: str, kinds: Mapping[str, int], scale: int = 1) -> dict[str, float]:
         """Return what does not change while the driver runs: it is asked until it is told."""
-        found = {}
-        for name, kind in kinds.items():
-            key = function, kind
-            value = self._constants.get(key)
-            if value is None:
-                value = self._constants[key] = self.calls.call(function, kind)
-            if value:
-                found[name] = float(value * scale)
-        return found
+        told = self._constants.setdefault(function, {})
+        for name, kind in kinds.items() if len(told) < len(kinds) else ():
+            value = self.calls.call(function, kind) if name not in told else None
+            if value is not None:
+                told[name] = float(value * scale)
+        return {name: value for name, value in told.items() if value}
 
 
 class _Processes:

@@ -55,7 +55,8 @@ class ToldReading(FastReading):
         activity: The answers of GPM; None without.
     """
 
-    __slots__ = ("_activity", "_fields", "_room", "_told")
+    __slots__ = ("answers",)
+    answers: tuple[Sequence[str], bytes, Answers | None, bytes | None]
 
     def __init__(
         self,
@@ -66,13 +67,9 @@ class ToldReading(FastReading):
         fields: Answers | None,
         activity: bytes | None,
     ) -> None:
-        keep = object.__setattr__  # what is frozen keeps its attributes so, as dataclasses do it
-        keep(self, "energy_j", energy_j)
-        keep(self, "power_w", power_w)
-        keep(self, "_told", told)
-        keep(self, "_room", room)
-        keep(self, "_fields", fields)
-        keep(self, "_activity", activity)
+        _keep_energy(self, energy_j)
+        _keep_power(self, power_w)
+        _keep_answers(self, (told, room, fields, activity))
 
     def __getattr__(self, name: str) -> Any:
         """Make an attribute that is not there yet; two threads that ask at once make the same."""
@@ -85,54 +82,63 @@ class ToldReading(FastReading):
             object.__setattr__(self, each, found.get(each, _DEFAULTS[each]))
         return found.get(name, _DEFAULTS[name])
 
-    def _copied(self) -> Room:
-        return Room.from_buffer_copy(self._room)
+
+# What is frozen keeps its attributes so; a tick makes many of these.
+_keep_energy: Final = vars(FastReading)["energy_j"].__set__
+_keep_power: Final = vars(FastReading)["power_w"].__set__
+_keep_answers: Final = vars(ToldReading)["answers"].__set__
 
 
 def _memory(of: ToldReading) -> dict[str, Any]:
-    room = of._copied()
-    if "memory_v2" in of._told:  # without what the driver keeps for itself
-        _, total, _, free, used = room.memory_v2
-    elif "memory_v1" in of._told:
-        total, free, used = room.memory_v1
+    told, room, _, _ = of.answers
+    if "memory_v2" in told:  # without what the driver keeps for itself
+        _, total, _, free, used = Room.from_buffer_copy(room).memory_v2
+    elif "memory_v1" in told:
+        total, free, used = Room.from_buffer_copy(room).memory_v1
     else:
         return {}
     return {"memory_used_bytes": used, "memory_total_bytes": total, "memory_free_bytes": free}
 
 
 def _utilization(of: ToldReading) -> dict[str, Any]:
-    if "utilization" not in of._told:
+    told, room, _, _ = of.answers
+    if "utilization" not in told:
         return {}
-    busy, memory = of._copied().utilization
+    busy, memory = Room.from_buffer_copy(room).utilization
     return {"utilization_ratio": busy / 100, "memory_controller_ratio": memory / 100}
 
 
 def _temperature(of: ToldReading) -> dict[str, Any]:
-    found = of._fields.entries("temperature_celsius") if of._fields is not None else {}
-    if "temperature" in of._told:
-        found["die"] = float(of._copied().temperature[2])
-    elif "temperature_before" in of._told:
-        found["die"] = float(of._copied().temperature_before[0])
+    told, room, fields, _ = of.answers
+    found = fields.entries("temperature_celsius") if fields is not None else {}
+    if "temperature" in told:
+        found["die"] = float(Room.from_buffer_copy(room).temperature[2])
+    elif "temperature_before" in told:
+        found["die"] = float(Room.from_buffer_copy(room).temperature_before[0])
     return {"temperature_celsius": found} if found else {}
 
 
 def _clocks(of: ToldReading) -> dict[str, Any]:
-    room = of._copied()
-    found = {name: float(getattr(room, name)[0] * MHZ) for name in CLOCKS if name in of._told}
+    told, room, _, _ = of.answers
+    copied = Room.from_buffer_copy(room)
+    found = {name: float(getattr(copied, name)[0] * MHZ) for name in CLOCKS if name in told}
     return {"clock_hz": found} if found else {}
 
 
 def _reasons(of: ToldReading) -> dict[str, Any]:
-    return {"throttle_reasons": _named(of._copied().reasons[0])} if "reasons" in of._told else {}
+    told, room, _, _ = of.answers
+    return {"throttle_reasons": _named(Room.from_buffer_copy(room).reasons[0])} if "reasons" in told else {}
 
 
 def _moved(target: str, of: ToldReading) -> dict[str, Any]:
-    found = of._fields.entries(target) if of._fields is not None else {}
+    fields = of.answers[2]
+    found = fields.entries(target) if fields is not None else {}
     return {target: found} if found else {}
 
 
 def _activity(of: ToldReading) -> dict[str, Any]:
-    return ratios(of._activity) if of._activity is not None else {}
+    answers = of.answers[3]
+    return ratios(answers) if answers is not None else {}
 
 
 @functools.lru_cache(maxsize=64)

@@ -148,27 +148,21 @@ class Totals:
     """The counters of one device, from the moment this process begins to report it.
 
     A driver that is loaded anew begins at 0: what had been counted stays, and is added to.
+
+    Attributes:
+        sums: The amounts, as they are now: counter -> entry -> amount.
     """
 
     def __init__(self) -> None:
-        self._now, self._waiting = _Counted(None), 0
+        self.sums = _Counted(None)
+        self._waiting = 0
 
-    def take(self, reading: FastReading | SlowReading) -> None:
-        """Add what a reading has more than the one before."""
-        self._follow(reading)
-
-    def xid(self) -> None:
-        """Count an XID."""
-        self._follow(1)
-
-    def sums(self) -> Mapping[str, Mapping[str, float]]:
-        """Return the amounts, as they are now."""
-        return self._now
-
-    def _follow(self, reading: FastReading | SlowReading | int) -> None:
-        self._now, self._waiting = _Counted((self._now, reading)), self._waiting + 1
+    def take(self, reading: FastReading | SlowReading | int) -> None:
+        """Add what a reading has more than the one before; a number is that of new XIDs."""
+        now = self.sums = _Counted((self.sums, reading))
+        self._waiting += 1
         if self._waiting >= _MOST_WAITING:  # nobody may ever look
-            self._now.add_up()
+            now.add_up()
             self._waiting = 0
 
 

@@ -119,7 +119,7 @@ class Watch:
         return self._state(watched, owned, watched.process)
 
     def _state(self, watched: _Watched, owned: bool, process: ProcessReading | None = None) -> DeviceState:
-        chosen, totals = watched.chosen, watched.totals
+        chosen = watched.chosen
         energy_j, estimated = watched.energy.total()
         if watched.lost or process is None:
             return DeviceState(
@@ -141,7 +141,7 @@ class Watch:
             process=process,
             torch_allocated_bytes=torch[0] if torch is not None else None,
             torch_reserved_bytes=torch[1] if torch is not None else None,
-            totals=totals.sums(),
+            totals=watched.totals.sums,
             energy_j=energy_j,
             energy_estimated=estimated,
             power_w=watched.energy.power_w,
@@ -152,7 +152,7 @@ class Watch:
         watched = next((each for each in self._watched if each.chosen.device.uuid == fault.uuid), None)
         if watched is None or not states[fault.uuid].owned:
             return states
-        watched.totals.xid()
+        watched.totals.take(1)
         watched.failed = watched.failed or fault.code == _FELL_OFF_THE_BUS
         self._on_fault(states[fault.uuid], fault.code)
         state = states[fault.uuid]

@@ -331,6 +331,90 @@ def test_no_failing_call_takes_another_with_it(tmp_path: Path) -> None:
     assert 1 == taken["older", "nvmlDeviceGetPowerUsage"] == taken["older", "nvmlDeviceGetTotalEnergyConsumption"]
 
 
+def test_a_reading_that_is_looked_at_later_is_what_it_was(tmp_path: Path) -> None:
+    """The next readings are put into the same memory; of a whole GPU and of an instance."""
+    stub = Stub(tmp_path / "nvml", "a100_mig")
+    amounts = (
+        "memory_used_bytes = {0}000",
+        "temperature_c = {0}",
+        "memory_temperature_c = 1{0}",
+        "clock_sm_mhz = {0}00",
+        "clock_graphics_mhz = {0}01",
+        "pcie_tx_bytes = {0}000000",
+        "clock_reasons = 0x{0}",
+    )
+    with stub.loaded():
+        backend = NvmlBackend()
+        backend.open()
+        whole, part = next(
+            (gpu, each) for gpu in backend.devices() for each in backend.devices() if each.parent_uuid == gpu.uuid
+        )
+        found = []
+        for number in (2, 4):
+            stub.add(*(f"gpu * {line.format(number)}" for line in amounts), f"mig *.* memory_used_bytes = {number}")
+            backend.read_slow(whole)
+            found.append((backend.read_fast(whole), backend.read_fast(part).memory_used_bytes))
+        told = [
+            (
+                fast.memory_used_bytes,
+                fast.temperature_celsius,
+                fast.clock_hz["sm"],
+                fast.clock_hz["graphics"],
+                fast.pcie_bytes["transmit"],
+                fast.throttle_reasons,
+            )
+            for fast, _ in found
+        ]
+        backend.close()
+
+    assert [
+        (2000, {"memory": 12, "die": 2}, 200e6, 201e6, 2000000, frozenset({gpu.APPLICATION_CLOCKS})),
+        (4000, {"memory": 14, "die": 4}, 400e6, 401e6, 4000000, frozenset({gpu.POWER_CAP})),
+    ] == told
+    assert [2, 4] == [used for _, used in found]
+    assert not hasattr(found[0][0], "what_no_reading_has")
+
+
+def test_a_call_that_fails_is_tried_again_and_the_older_one_taken_meanwhile(tmp_path: Path) -> None:
+    """After two failures it is left out once; what it tells is missing only where no other call tells it, and nothing else is."""
+    stub = Stub(tmp_path / "nvml", "h100x8")
+    with stub.loaded():
+        backend = NvmlBackend()
+        backend.open()
+        device = backend.devices()[0]
+        steady = backend.read_fast(device)
+        stub.add(
+            "error nvmlDeviceGetMemoryInfo_v2@0 UNKNOWN calls 1-2",
+            "error nvmlDeviceGetUtilizationRates@0 UNKNOWN calls 1-2",
+            "error nvmlGpmSampleGet@0 UNKNOWN calls 1-2",
+        )
+        found = [backend.read_fast(device) for _ in range(4)]
+        told = [
+            (
+                fast.memory_total_bytes is not None,
+                fast.utilization_ratio is not None,
+                fast.sm_active_ratio is not None,
+                "die" in fast.temperature_celsius,
+                len(fast.clock_hz),
+                fast.throttle_reasons is not None,
+            )
+            for fast in (steady, *found)
+        ]
+        backend.close()
+    whole = (True, True, True, True, 2, True)
+
+    assert [
+        (True, True, False, True, 2, True),  # there is no activity before the second
+        (True, False, False, True, 2, True),
+        (True, False, False, True, 2, True),
+        (True, False, False, True, 2, True),
+        whole,
+    ] == told
+    assert 3 == stub.count("nvmlDeviceGetMemoryInfo", gpu=0)
+    assert 4 == stub.count("nvmlDeviceGetMemoryInfo_v2", gpu=0) == stub.count("nvmlDeviceGetUtilizationRates", gpu=0)
+    assert 5 == stub.count("nvmlDeviceGetTemperatureV", gpu=0)
+
+
 def test_what_was_made_for_the_devices_is_freed(tmp_path: Path) -> None:
     """Samples of GPM and sets of events, also when the devices are asked for again."""
     stub = Stub(tmp_path / "nvml", "h100x8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,33 @@ def test_a_snapshot_stays_as_it_was() -> None:
     assert [(0, 0), (5, 3)] == [
         (state.totals["energy_j"][""], state.totals["pcie_bytes"]["transmit"]) for state in (before, after)
     ]
+
+
+def test_counters_nobody_looked_at_are_added_up_when_somebody_does() -> None:
+    """Also what was counted before a driver began anew; an earlier snapshot that is looked at later is what it was."""
+    gpu = FakeGpu()
+    watch, seen = watching(FakeNvml([gpu])), []
+    for now_s, pcie in enumerate((10, 15, 3, 4, 9)):
+        gpu.fast = FastReading(pcie_bytes={"transmit": pcie})
+        seen.append(watch.tick(float(now_s), 0).devices[0])
+
+    assert 14 == seen[-1].totals["pcie_bytes"]["transmit"]
+    assert [0, 5, 8, 9, 14] == [state.totals["pcie_bytes"]["transmit"] for state in seen]
+    assert (["pcie_bytes"], 1, False) == (list(seen[0].totals), len(seen[0].totals), "errors" in seen[0].totals)
+
+
+def test_readings_are_not_kept_for_ever() -> None:
+    """When nobody ever looks at the counters, they are added up now and then, and the readings let go."""
+    gpu = FakeGpu()
+    watch = watching(FakeNvml([gpu]))
+    for now_s in range(1000):
+        gpu.fast = FastReading(pcie_bytes={"transmit": now_s})
+        (state,) = watch.tick(float(now_s), 0).devices
+    gc.collect()
+    kept = sum(isinstance(each, FastReading) for each in gc.get_objects())
+
+    assert kept < 100
+    assert 999 == state.totals["pcie_bytes"]["transmit"]
 
 
 def test_energy_without_a_counter_is_integrated_power() -> None:
