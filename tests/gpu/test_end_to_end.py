@@ -376,7 +376,7 @@ def test_a_reading_that_is_looked_at_later_is_what_it_was(tmp_path: Path) -> Non
 
 
 def test_a_call_that_fails_is_tried_again_and_the_older_one_taken_meanwhile(tmp_path: Path) -> None:
-    """After two failures it is left out once; what it tells is missing only where no other call tells it, and nothing else is."""
+    """After two failures it is left out once; missing is only what no other call tells."""
     stub = Stub(tmp_path / "nvml", "h100x8")
     with stub.loaded():
         backend = NvmlBackend()
