@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from crucible_otel.events.context import current_context, make_current
 from crucible_otel.events.scope import Scope, current
 from crucible_otel.otel.values import settled
 from crucible_otel.semconv.training import EPOCH_OPERATION
@@ -63,7 +64,12 @@ class OpenEpoch:
         run.settle()
         epoch = Epoch(self._number)
         epoch._values = self._values
+        outside, home = current_context(), run._home()
+        if home is not None:
+            make_current(home)
         self.scope = run.runtime.open(EPOCH_OPERATION, {"epoch": self._number, "total_epochs": self._total})
+        if home is not None:
+            self.scope.prior = outside
         run.epoch_opened(self)
         return epoch
 

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
+from opentelemetry.context import Context
+
 from crucible_otel.events.outcome import as_error
 from crucible_otel.events.runtime import Runtime, runtime
-from crucible_otel.events.scope import Scope, chain, current
+from crucible_otel.events.scope import Scope, chain, current, innermost
 from crucible_otel.otel.current import engine_of
 from crucible_otel.otel.handle import Handle
 from crucible_otel.otel.values import settled
@@ -298,6 +300,12 @@ class Run:
         own = self._epoch.scope if self._epoch is not None else self._scope
         here = current()
         return here if own in chain(here) else own
+
+    def _home(self) -> Context | None:
+        """Return the context inside the run where the calling one lies in another run; else None."""
+        own = self._scope
+        around = innermost(own.operation.name) if own is not None else None
+        return own.inside() if own is not None and around is not None and around is not own else None
 
     def _first_step(self, *args: Any, **kwargs: Any) -> None:
         self.start()

@@ -441,3 +441,45 @@ def test_a_shutdown_inside_a_block_leaves_nothing_behind(capture: Capture) -> No
     with Capture().configure(), cx.workflow("second") as second:
         assert second.scope is not None
         assert second.scope.parent is None
+
+
+# -- one run in another -----------------------------------------------------------------------------------------------
+
+
+def test_epochs_belong_to_their_run_whatever_was_opened_since(capture: Capture) -> None:
+    """Such as a critic's run that was opened after the actor's: afterwards its context is current again."""
+    capture.configure()
+    with cx.train("actor") as actor, cx.train("critic") as critic:
+        inside = otel_context.get_current()
+        for _ in actor.epochs(1):
+            actor.step(loss=1.0)
+            with cx.span("rollout"):
+                pass
+        assert inside is otel_context.get_current()
+        for _ in critic.epochs(1):
+            critic.step(loss=2.0)
+    assert sorted(
+        [
+            "/train actor",
+            "/train actor/train_epoch",
+            "/train actor/train_epoch/rollout",
+            "/train actor/train critic",
+            "/train actor/train critic/train_epoch",
+        ]
+    ) == sorted(capture.paths())
+    models = [span.attributes["crucible.model.name"] for span in capture.named("train_epoch")]
+    assert ["actor", "critic"] == models
+
+
+def test_epochs_of_two_runs_in_turns_belong_to_their_own(capture: Capture) -> None:
+    """As a loop over both makes them."""
+    capture.configure()
+    before = otel_context.get_current()
+    with cx.train("actor") as actor, cx.train("critic") as critic:
+        for _ in zip(actor.epochs(2), critic.epochs(2), strict=True):
+            actor.step(loss=1.0)
+            critic.step(loss=2.0)
+    assert before == otel_context.get_current()
+    epochs = [path for path in capture.paths() if path.endswith("/train_epoch")]
+    assert ["/train actor/train critic/train_epoch"] * 2 + ["/train actor/train_epoch"] * 2 == sorted(epochs)
+    assert 2 == capture.value("crucible.training.steps", crucible__model__name="actor")
