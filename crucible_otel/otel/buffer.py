@@ -227,7 +227,7 @@ class SpanBuffer:
                 some.trace_id, some.parent_id, some.flags = segment.trace_id, segment.span_id, _ROOT_FLAGS
             at += number
             if number < _FEW:
-                self.records += some.records()
+                self.records.extend(some.records())
             else:
                 self.columns.append(some)
 

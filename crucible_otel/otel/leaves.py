@@ -16,36 +16,15 @@ from crucible_otel.otel.feeds import compiled
 from crucible_otel.semconv.model import Field
 
 if TYPE_CHECKING:
-    from crucible_otel.otel.buffer import SpanBuffer, Under
+    from crucible_otel.otel.buffer import SpanBuffer
     from crucible_otel.otel.engine import Engine
     from crucible_otel.otel.family import Family
-    from crucible_otel.otel.handle import Owner
-    from crucible_otel.otel.record import Shape
+    from crucible_otel.otel.places import Place
 
 FULL: Final = 512
 """Rows that are folded at once: their spans' numbers are still in the cache, and who folds is not kept long."""
 
-LONGEST_NS: Final = 2**62
-"""Whole numbers of rows are below this, so that a sum of two is one of 64 bits."""
-
 _AT_MOST: Final = 64
-
-
-class Place:
-    """Where rows go.
-
-    Attributes:
-        owner: Has their series.
-        shape: What their spans have in common; None when they have no spans.
-        under: The trace of their spans, and their parent.
-        limit_ns: Duration from which on something else is to be done with it.
-        keeps: What has to stay alive while this does.
-    """
-
-    __slots__ = ("keeps", "limit_ns", "owner", "shape", "under")
-
-    def __init__(self, owner: Owner, shape: Shape | None, under: Under, limit_ns: int, keeps: object) -> None:
-        self.owner, self.shape, self.under, self.limit_ns, self.keeps = owner, shape, under, limit_ns, keeps
 
 
 class Leaves:

@@ -14,21 +14,22 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, NoOpTracer, Span, SpanContext, SpanKind, Tracer
+from opentelemetry.trace import NoOpTracer, Span, SpanKind, Tracer
 
 from crucible_otel.events.event import Event
 from crucible_otel.events.sanitize import Refusals
 from crucible_otel.otel.attributes import of_event
-from crucible_otel.otel.buffer import SPAN_KEY, THINNED, SpanBuffer, Under
+from crucible_otel.otel.buffer import THINNED, SpanBuffer
 from crucible_otel.otel.engine import Engine
 from crucible_otel.otel.family import Family
 from crucible_otel.otel.handle import Owner
 from crucible_otel.otel.labelling import sources
 from crucible_otel.otel.labels import label
-from crucible_otel.otel.leaves import LONGEST_NS, Leaves, Place
+from crucible_otel.otel.leaves import Leaves
 from crucible_otel.otel.live import LiveSpan
 from crucible_otel.otel.naming import named
 from crucible_otel.otel.parts import divide
+from crucible_otel.otel.places import Place, Places
 from crucible_otel.otel.record import Shape
 from crucible_otel.otel.rows import Values, compiled_row, compiled_values, totals_of
 from crucible_otel.semconv.model import Event as EventSpec
@@ -95,7 +96,7 @@ class HotOperation:
             outside.
         generation: Another one in a forked child.
         leaves: Takes those that have ended well and of which all is known; None where the fields are no whole numbers.
-        gate: Not empty while what was found out for the next rows holds; emptied, and replaced, when it does not.
+        places: Where the rows of these go.
     """
 
     def __init__(
@@ -128,11 +129,10 @@ class HotOperation:
         self.left: dict[int, Any] = {}
         self.generation = 0
         self.direct = False
-        self.gate: list[None] = []
+        self.places = Places(self._slow_ns)
         self.leaves: Leaves | None = None
         if len(self._families) == 1 and {*self._value_types} == {float, int} and all(f.type == "int" for f in told):
             self.leaves = Leaves(self._families[0], engine, told, buffer=buffer, slow_ns=self._slow_ns)
-        self._places: dict[tuple[Any, ...], Place] = {}
         self.rearm()
         _OPERATIONS.add(self)
 
@@ -144,12 +144,9 @@ class HotOperation:
 
     def look_again(self) -> None:
         """Forget what was found out for the next rows."""
-        self._places = {}  # another one, in which nobody puts what was found out before
-        before = self.gate
-        self.gate = gate = [None] if self.direct else []
-        before.clear()
-        if not self.direct:  # another thread may have found it out in between
-            gate.clear()
+        self.places.forget(closed=not self.direct)
+        if not self.direct:  # another thread may have found out in between that it was
+            self.places.gate.clear()
 
     def give_way(self) -> None:
         """Have the tracer make the spans from now on."""
@@ -242,30 +239,7 @@ class HotOperation:
             prepared: What is the same for all.
             context: Where their parent is found.
         """
-        parent: Any = context.get(SPAN_KEY)
-        above: SpanContext = parent.get_span_context() if parent is not None else INVALID_SPAN_CONTEXT
-        places = self._places
-        # A propagated context has the ids of the span it comes from, and may be treated otherwise.
-        kind = above.is_remote, above.trace_flags, bool(above.trace_state)
-        key = (id(prepared), above.trace_id, above.span_id, *kind)
-        found = places.get(key)
-        if found is None:
-            under = self._under(above)
-            if under is None:
-                return None
-            wanted = under.trace_id and self.buffer is not None and self.buffer.read
-            kept = wanted and self.buffer is not None and self.buffer.rate > 0.0
-            limit = self._slow_ns if wanted and not kept else LONGEST_NS
-            found = Place(prepared.owner, prepared.full if kept else None, under, limit, prepared)
-            if len(places) >= _PREPARED:
-                places.clear()
-            places[key] = found
-        return found
-
-    def _under(self, above: SpanContext) -> Under | None:
-        if self.buffer is not None:
-            return self.buffer.under(above)
-        return Under(above) if isinstance(self._tracer, NoOpTracer) else None
+        return self.places.find(prepared, context, self.buffer, self._tracer)
 
     # -- what came the way of all events -----------------------------------------------------------------------------
 

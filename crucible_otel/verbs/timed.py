@@ -16,9 +16,9 @@ from crucible_otel.events.sanitize import Refusals, attribute
 from crucible_otel.events.scope import NOTHING, Scope, in_context
 from crucible_otel.otel.buffer import SPAN_KEY, THINNED
 from crucible_otel.otel.event_log import FAILED
-from crucible_otel.otel.leaves import Place
 from crucible_otel.otel.live import LiveSpan
 from crucible_otel.otel.operations import HotOperation, Prepared, finish
+from crucible_otel.otel.places import Place
 from crucible_otel.otel.rows import Values
 from crucible_otel.verbs.managed import Managed
 
@@ -129,9 +129,10 @@ class Timed(Managed):
             False where that is not possible.
         """
         hot = runtime().operations.get(self._operation.name)
-        if hot is None or hot.leaves is None or not hot.gate:
+        gate = hot.places.gate if hot is not None else ()
+        if hot is None or hot.leaves is None or not gate:
             return False
-        gate, leaves, context = hot.gate, hot.leaves, current_context()
+        leaves, context = hot.leaves, current_context()
         scope = in_context(context)
         inherited = scope.inherited if scope is not None else NOTHING
         ready = self._ready

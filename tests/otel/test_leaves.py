@@ -21,7 +21,8 @@ from crucible_otel.otel.buffer import SpanBuffer, Under
 from crucible_otel.otel.engine import Engine
 from crucible_otel.otel.feeds import whole_bound
 from crucible_otel.otel.handle import Owner
-from crucible_otel.otel.leaves import FULL, Leaves, Place
+from crucible_otel.otel.leaves import FULL, Leaves
+from crucible_otel.otel.places import LONGEST_NS, Place
 from crucible_otel.otel.record import Record, Shape
 from crucible_otel.otel.sampling import Sampling
 from crucible_otel.otel.segments import Segment, Segments
@@ -63,7 +64,7 @@ class Rows:
     def place(self, above: SpanContext = OWNER) -> Place:
         """Return a place under a parent."""
         under = Under(above, above.trace_id, above.span_id, int(above.trace_flags))
-        return Place(self.owner, SHAPE, under, leaves_module.LONGEST_NS, None)
+        return Place(self.owner, SHAPE, under, LONGEST_NS, None)
 
     def put(self, place: Place, duration_ns: int = 7) -> None:
         """Put a row, as a call does."""
