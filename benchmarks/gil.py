@@ -224,7 +224,7 @@ def _cases(items: int) -> Iterator[tuple[str, Gaps]]:
             gaps.worked = work.ms
             yield name, gaps
         yield SDK, _exporting(items, endpoint, "sdk")
-        yield CONTROL, _looping()
+        yield CONTROL, _looping(min(_CONTROLS, items // 20))
 
 
 def _show(name: str, gaps: Gaps) -> bool:
@@ -245,7 +245,7 @@ def _after(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() >= end
 
 
-def _looping() -> Gaps:
+def _looping(pieces: int) -> Gaps:
     """Do the same work again and again, with pauses."""
     spent, worked = time.thread_time_ns, list[float]()
 
@@ -260,7 +260,7 @@ def _looping() -> Gaps:
 
     def repeat() -> None:
         times = calibrated()
-        for _ in range(_CONTROLS):
+        for _ in range(pieces):
             time.sleep(0.00005)
             begun = spent()
             work(times)
