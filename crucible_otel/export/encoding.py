@@ -17,7 +17,7 @@ __all__ = ["Encoded", "Encoder", "attribute_fields"]
 _MOST_KEPT: Final = 64
 _JOINED_AT_ONCE: Final = 3 * 256
 _PIECE: Final = 256 * 1024
-_MOST_PIECES: Final = 16
+_MOST_BYTES: Final = 16 * _PIECE
 
 _COPIED: Final = (BoundedAttributes, MappingProxyType)
 
@@ -227,8 +227,12 @@ class _Room:
 
     def empty(self) -> None:
         """Begin anew."""
-        self._at = self._used = 0
-        del self._pieces[_MOST_PIECES:]
+        self._at = self._used = size = 0
+        for number, piece in enumerate(self._pieces):
+            size += len(piece)
+            if size > _MOST_BYTES:  # one large item is no reason to keep as much for good
+                del self._pieces[number:]
+                return
 
 
 def _resource_field(resource: Any) -> bytes:

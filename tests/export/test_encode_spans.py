@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -244,6 +245,20 @@ def test_many_resources_and_scopes_are_kept_apart() -> None:
     for _ in range(2):
         assert encode_spans(spans).SerializeToString() == encoder.encode(spans).data
     assert len(encoder._kept) <= 64
+
+
+def test_large_spans_do_not_leave_their_memory_behind() -> None:
+    """Each larger than those before it, none of which has room for it."""
+    encoder = span_encoder()
+    encoder.encode([span("small")])
+    tracemalloc.start()
+    try:
+        for mebibytes in range(2, 12):
+            encoder.encode([span("x" * (mebibytes << 20))])
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 6 << 20
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
