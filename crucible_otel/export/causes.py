@@ -184,6 +184,9 @@ _TEXTS: tuple[tuple[str, Cause], ...] = (
 )
 """Searched in this order in the names and texts of an exception and all its causes."""
 
+_CLIENTS = ("requests", "urllib3")
+"""They raise their own exceptions while they handle what went wrong, and do not always say from what."""
+
 
 def classify(observed: object) -> Cause:
     """Find the cause behind what was observed.
@@ -235,7 +238,9 @@ def _of_status(status: int, text: str = "") -> Cause:
 def _is_refusal(error: BaseException) -> bool:
     """Return whether an exception goes back to a refused connection."""
     for _ in range(8):
-        before = error.__cause__ or error.__context__
+        # Of others the context may be an earlier try, or the user's own trouble, which was being handled meanwhile.
+        inside = type(error).__module__.partition(".")[0] in _CLIENTS
+        before = error.__cause__ or (error.__context__ if inside else None)
         if before is None:
             break
         error = before
