@@ -67,7 +67,12 @@ class OpenEpoch:
         outside, home = current_context(), run._home()
         if home is not None:
             make_current(home)
-        self.scope = run.runtime.open(EPOCH_OPERATION, {"epoch": self._number, "total_epochs": self._total})
+        try:
+            self.scope = run.runtime.open(EPOCH_OPERATION, {"epoch": self._number, "total_epochs": self._total})
+        except BaseException:  # a Ctrl-C in a handler
+            if home is not None:
+                make_current(outside)
+            raise
         if home is not None:
             self.scope.prior = outside
         run.epoch_opened(self)

@@ -483,3 +483,19 @@ def test_epochs_of_two_runs_in_turns_belong_to_their_own(capture: Capture) -> No
     epochs = [path for path in capture.paths() if path.endswith("/train_epoch")]
     assert ["/train actor/train critic/train_epoch"] * 2 + ["/train actor/train_epoch"] * 2 == sorted(epochs)
     assert 2 == capture.value("crucible.training.steps", crucible__model__name="actor")
+
+
+def test_an_epoch_of_another_run_that_never_begins_leaves_the_context_as_it_was(capture: Capture) -> None:
+    """As where Ctrl-C comes while a handler is told of it."""
+    capture.configure()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with cx.train("actor") as actor, cx.train("critic"):
+        inside = otel_context.get_current()
+        cx.attach_handler("interrupted", "crucible.training.epoch.start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            actor.epoch(1).__enter__()
+        cx.detach("interrupted")
+        assert inside is otel_context.get_current()
