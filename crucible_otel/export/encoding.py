@@ -66,7 +66,10 @@ class Encoder:
         It takes microseconds an item, and a pause between two items is the business of what is iterated over. No more
         than some hundred items are joined at once; the join of a large request CPython does without the GIL.
         """
-        room = self._rooms.pop() if self._rooms else _Room()
+        try:
+            room = self._rooms.pop()
+        except IndexError:  # the first request, or another thread is at one
+            room = _Room()
         request = _Request(room)
         for piece in items.pieces() if isinstance(items, Batch) else (items,):
             if isinstance(piece, Chunk):

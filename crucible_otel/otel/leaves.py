@@ -68,14 +68,17 @@ class Leaves:
         fault: Exception | None = None
         try:
             self.fold_now()
-        except Exception as error:  # else the call that filled the buffer would be reported once more
+        except Exception as error:
             fault = error
         finally:
             lock.release()
-        if fault is not None:
-            runtime().fault("calls", fault)
-        if self._spans is not None and self._spans.crowded:
-            self._spans.hurry()
+        try:
+            if fault is not None:
+                raise fault
+            if self._spans is not None and self._spans.crowded:
+                self._spans.hurry()
+        except Exception as error:  # else the call that filled the buffer would be reported once more
+            runtime().fault("calls", error)
 
     def fold_now(self) -> None:
         """Fold what is buffered; the engine's lock is held."""

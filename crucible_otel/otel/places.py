@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from crucible_otel.otel.record import Shape
 
 LONGEST_NS: Final = 2**62
-"""Whole numbers of rows are below this, so that a sum of two is one of 64 bits."""
+"""Durations of rows are below this, so that a sum of two is one of 64 bits."""
 
 _MOST: Final = 4_096
 

@@ -156,11 +156,5 @@ class Columns:
         return list(map(self.record, range(len(self))))
 
 
-def record_bytes(record: Record) -> int:
-    """Return about how much memory a record takes."""
-    extra = record[8]
-    return RECORD_BYTES if extra is None else RECORD_BYTES + extra.nbytes
-
-
 def _text_bytes(attributes: BoundedAttributes) -> int:
     return sum(len(value) for value in attributes.values() if isinstance(value, (str, bytes)))
