@@ -108,8 +108,8 @@ docs: setup  ## rewrite the generated reference pages
 	@for page in $(PAGES); do $(RUN)/crucible-otel $$page > docs/reference/$$page.md || exit 1; done
 
 # What a release of OpenTelemetry can break; the rest of the suite does not touch it, or no more of it than these.
-BOUND := tests/config/test_otel_env.py tests/semconv/test_tables.py tests/export tests/gpu tests/integration tests/otel \
-	tests/testing tests/test_setup.py $(wildcard tests/verbs/test_hot_*.py) $(addprefix tests/verbs/test_, \
+BOUND := tests/config/test_otel_env.py tests/semconv/test_tables.py tests/export tests/gpu tests/integration \
+	tests/otel/test_live.py tests/otel/test_record_spans.py tests/testing tests/test_setup.py $(wildcard tests/verbs/test_hot_*.py) $(addprefix tests/verbs/test_, \
 	$(addsuffix .py, call contexts inference run short_way spans step_spans workflow))
 
 # What a release of pynvml can break: the library without a GPU under the oldest one, and what is read through it.

@@ -115,6 +115,10 @@ class Family:
             return ()
         return self.spans.time_ns(), owner.scope or current_context()
 
+    def let_go(self) -> None:
+        """Forget the recording functions; a handle that is made nevertheless has new ones."""
+        self._build = None
+
     def waiting(self, most: int | None = None) -> list[Any]:
         """Return the records that are not folded yet, or the last ``most`` rows: before the records they are empty."""
         return self.buffer[self._start :] if most is None else self.buffer[-most * self.width :]

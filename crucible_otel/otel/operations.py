@@ -97,6 +97,7 @@ class HotOperation:
         generation: Another one in a forked child.
         leaves: Takes those that have ended well and of which all is known; None where the fields are no whole numbers.
         places: Where the rows of these go.
+        patterns: What verbs make others of its kind from; their own business.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class HotOperation:
         self.generation = 0
         self.direct = False
         self.places = Places(self._slow_ns)
+        self.patterns: dict[tuple[str, str], Any] = {}
         self.leaves: Leaves | None = None
         if len(self._families) == 1 and {*self._value_types} == {float, int} and all(f.type == "int" for f in told):
             self.leaves = Leaves(self._families[0], engine, told, buffer=buffer, slow_ns=self._slow_ns)

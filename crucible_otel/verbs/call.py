@@ -215,31 +215,32 @@ def call(
         device: Where it runs.
         fields: Further attributes of its span and events.
     """
-    if not runtime().enabled:
+    current = runtime()
+    if not current.enabled:
         return cast("Call", QUIET_CALL)
-    if worker_id is None and device is None and not fields and type(library) is str and type(function) is str:
-        made = (_known.get((library, function)) or _new(library, function))._another()
+    hot = current.operations.get(CALL_OPERATION.name) if worker_id is None and device is None and not fields else None
+    if hot is not None and type(library) is str and type(function) is str:
+        made: Call = (hot.patterns.get((library, function)) or _pattern(hot.patterns, library, function))._another()
     else:
-        identity = _identity(library, function)
-        made = Call(CALL_OPERATION, {**identity, "worker_id": worker_id, "device": device, **fields})
+        made = _made(library, function, worker_id=worker_id, device=device, **fields)
     if bytes is not None:
         made._nbytes = whole(bytes, "call(bytes)", least=0) or 0
     return made
 
 
-_KNOWN = 1024
-_known: dict[tuple[str, str], Call] = {}
-"""One of each kind, from which others are made: what it has found out for its metrics need not be found again."""
+_PATTERNS = 1024
 
 
-def _new(library: str, function: str) -> Call:
-    made = Call(CALL_OPERATION, {**_identity(library, function), "worker_id": None, "device": None})
-    if len(_known) >= _KNOWN:
-        _known.clear()
-    _known[library, function] = made
+def _pattern(patterns: dict[tuple[str, str], Call], library: str, function: str) -> Call:
+    """Make one from which others of its kind are made: what it finds out for its metrics need not be found again."""
+    made = _made(library, function, worker_id=None, device=None)
+    if len(patterns) >= _PATTERNS:
+        patterns.clear()
+    patterns[library, function] = made
     return made
 
 
-def _identity(library: object, function: object) -> dict[str, Any]:
+def _made(library: object, function: object, **fields: Any) -> Call:
     names = text(library), text(function)
-    return {"operation": ".".join(filter(None, names)), "library": names[0], "function": names[1]}
+    identity = {"operation": ".".join(filter(None, names)), "library": names[0], "function": names[1]}
+    return Call(CALL_OPERATION, {**identity, **fields})
