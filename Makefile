@@ -108,7 +108,7 @@ docs: setup  ## rewrite the generated reference pages
 	@for page in $(PAGES); do $(RUN)/crucible-otel $$page > docs/reference/$$page.md || exit 1; done
 
 # What a release of OpenTelemetry can break; the rest of the suite does not touch it, or no more of it than these.
-BOUND := tests/config/test_otel_env.py tests/semconv/test_tables.py tests/export tests/gpu tests/integration \
+BOUND := tests/config/test_otel_env.py tests/semconv/test_tables.py tests/export tests/integration \
 	tests/otel/test_live.py tests/otel/test_record_spans.py tests/testing tests/test_setup.py $(wildcard tests/verbs/test_hot_*.py) $(addprefix tests/verbs/test_, \
 	$(addsuffix .py, call contexts inference run short_way spans step_spans workflow))
 
@@ -116,7 +116,7 @@ BOUND := tests/config/test_otel_env.py tests/semconv/test_tables.py tests/export
 NVML := tests/gpu/test_stub.py tests/gpu/test_end_to_end.py -k 'stub or worked or hopper or mig or failing or older'
 
 floor: .venv-floor/.ready  ## run the tests that OpenTelemetry and pynvml can break with the oldest dependencies and the oldest Python here
-	.venv-floor/bin/python -m pytest -n auto --dist worksteal $(or $(ARGS),$(BOUND))
+	.venv-floor/bin/python -m pytest -n auto --dist worksteal --hypothesis-profile=few $(or $(ARGS),$(BOUND))
 ifndef ARGS
 	.venv-floor/bin/python -m pytest -n auto -m e2e $(NVML)
 endif

@@ -16,6 +16,8 @@ from tests.captured import Capture
 
 # A slow example is a busy machine; no test asserts on time.
 hypothesis_settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For where other versions are to be tried rather than other values: `make floor`.
+hypothesis_settings.register_profile("few", hypothesis_settings.get_profile("patient"), max_examples=15)
 hypothesis_settings.load_profile("patient")
 
 # A shell's background job ignores interrupts, and its children inherit that; the programs under test are to have them.
