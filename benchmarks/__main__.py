@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +24,18 @@ def main(arguments: list[str] | None = None) -> int:
     if options.write_docs:
         return _write_docs(options.json)
     prepare()
-    load = busy()
-    found = {
-        "machine": machine(),
-        "load": load,
-        "quick": options.quick,
-        "sections": {name: section.data() for name, section in _measured(options.only, options.quick).items()},
-    }
+    found = {"machine": machine(), "load": busy(), "quick": options.quick, "sections": {}}
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(found, indent=1) + "\n")
+    for name, section in _measured(options.only, options.quick):
+        measured = found["sections"] | {name: section.data()}
+        found["sections"] = {each: measured[each] for each in TITLES if each in measured}
+        options.json.write_text(json.dumps(found, indent=1) + "\n")  # a run of a quarter of an hour may be cut off
     print(terminal(found))
     missed = any(each["met"] is False for section in found["sections"].values() for each in section["results"])
     return 1 if missed and options.strict else 0
 
 
-def _measured(only: list[str], quick: bool) -> dict[str, Section]:
+def _measured(only: list[str], quick: bool) -> Iterator[tuple[str, Section]]:
     from benchmarks import calls, disabled, encoding, gil, importing, memory, offered, scaling
 
     apart: dict[str, Callable[[bool], Section]] = {
@@ -51,17 +48,15 @@ def _measured(only: list[str], quick: bool) -> dict[str, Section]:
         "gil": gil.measure,
         "offered": offered.measure,
     }
-    found: dict[str, Section] = {}
     if set(only) & set(_TOGETHER):
-        found |= _measured_together(only, quick)
+        yield from _measured_together(only, quick)
     for name in only:
         if name in apart:
             _say(name)
-            found[name] = apart[name](quick)
-    return {name: found[name] for name in TITLES if name in found}
+            yield name, apart[name](quick)
 
 
-def _measured_together(only: list[str], quick: bool) -> dict[str, Section]:
+def _measured_together(only: list[str], quick: bool) -> Iterator[tuple[str, Section]]:
     from benchmarks import hot, instep, loop, spans, whole
     from benchmarks.ours import setting
 
@@ -72,13 +67,11 @@ def _measured_together(only: list[str], quick: bool) -> dict[str, Section]:
         "whole": whole.measure,
         "spans": spans.measure,
     }
-    found = {}
     with setting(quick) as shared:
         for name in _TOGETHER:
             if name in only:
                 _say(name)
-                found[name] = together[name](shared)
-    return found
+                yield name, together[name](shared)
 
 
 def _say(name: str) -> None:
