@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measured(only: list[str], quick: bool) -> Iterator[tuple[str, Section]]:
-    from benchmarks import calls, disabled, encoding, gil, importing, memory, offered, scaling
+    from benchmarks import calls, disabled, encoding, gil, importing, memory, offered, scaling, unreachable
 
     apart: dict[str, Callable[[bool], Section]] = {
         "calls": calls.measure,
@@ -47,6 +47,7 @@ def _measured(only: list[str], quick: bool) -> Iterator[tuple[str, Section]]:
         "encoding": encoding.measure,
         "gil": gil.measure,
         "offered": offered.measure,
+        "unreachable": unreachable.measure,
     }
     if set(only) & set(_TOGETHER):
         yield from _measured_together(only, quick)

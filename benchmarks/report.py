@@ -20,6 +20,7 @@ TITLES = {
     "encoding": "Spans and log records as OTLP bytes",
     "gil": "How long exporting keeps other threads from running",
     "offered": "More calls than can be sent",
+    "unreachable": "A receiver that is not there",
 }
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _WHOLE = ("B", "modules", "calls", "spans")

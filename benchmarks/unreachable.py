@@ -1,9 +1,7 @@
 """``python -m benchmarks.unreachable``: what a receiver that is not there costs the demo's training.
 
-Pairs of processes train the demo's model at the same time: one with telemetry switched off, one with everything on and
-nothing listening at the endpoint. They train twice, and change processors in between: no two are quite alike. Compared
-are the wall time of the two trainings and the CPU time of the whole process during them, background threads included;
-what counts is the median of the pairs' ratios. Shown too: how long the second takes from its last line to its end.
+``METHOD`` says how: what counts is the median of the pairs' ratios. Shown too: how long a process takes from its last
+line to its end.
 """
 
 from __future__ import annotations
@@ -23,7 +21,16 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.environment import ROOT
+from benchmarks.report import terminal
+from benchmarks.result import Result, Section
 
+METHOD = """\
+Ten pairs of processes train the demo's model for 20 epochs at the same time: one with telemetry switched off, one with
+everything on and nothing listening at the endpoint. They train twice, and change processors in between: no two are
+quite alike. CPU time is that of the whole process during the trainings, background threads included."""
+
+PAIRS: Final = 10
+EPOCHS: Final = 20
 TARGET: Final = 1.02
 EXIT_S: Final = 3.5
 _BATCH_SIZE, _SEED = 32, 7
@@ -31,36 +38,66 @@ _TIMES: Final = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the pairs and print the figures; 1 when the target was missed and ``--strict`` was said."""
+    """Run the pairs and print the figures; 1 when a target was missed and ``--strict`` was said."""
     options = _options(arguments)
     if options.child is not None:
         _train(options.epochs, options.child)
         return 0
+    section = compared(options.pairs, options.epochs)
+    print(terminal({"sections": {"unreachable": section.data()}}))
+    return 1 if options.strict and any(each.met is False for each in section.results) else 0
+
+
+def measure(quick: bool) -> Section:
+    """Measure ten pairs; coarsely one of them."""
+    return compared(1, 1) if quick else compared(PAIRS, EPOCHS)
+
+
+def compared(pairs: int, epochs: int) -> Section:
+    """Measure so many pairs of trainings of so many epochs."""
+    off = {"OTEL_SDK_DISABLED": "true"}
+    found = []
     with _nothing_listens() as endpoint:
-        off = {"OTEL_SDK_DISABLED": "true"}
         on = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_PROMETHEUS_PORT": "0"}
         _pair(2, off, on)  # the first ones find cold files
-        pairs = []
-        for number in range(options.pairs):
-            pairs.append(_pair(options.epochs, off, on) if number % 2 else _pair(options.epochs, on, off)[::-1])
-            print(f"pair {number + 1} of {options.pairs}: {_ratio(*pairs[-1], 'cpu_s'):.4f}", file=sys.stderr)
-    print(
-        f"{options.pairs} pairs, {options.epochs} epochs of the demo's training, twice, nothing listening at {endpoint}"
-    )
-    met = True
-    for name, title in (("wall_s", "wall time"), ("cpu_s", "CPU time")):
-        ratios = sorted(_ratio(without, with_it, name) for without, with_it in pairs)
-        median = statistics.median(ratios)
-        seconds = statistics.median(without[name] for without, _ in pairs)
-        met = met and median <= TARGET
-        print(
-            f"{title + ':':<11} {median:.4f} of {seconds:.2f} s without telemetry (median; {ratios[0]:.4f} to "
-            f"{ratios[-1]:.4f}; target <= {TARGET})"
+        for number in range(pairs):
+            found.append(_pair(epochs, off, on) if number % 2 else _pair(epochs, on, off)[::-1])
+            print(f"pair {number + 1} of {pairs}: {_ratio(*found[-1], 'cpu_s'):.4f}", file=sys.stderr)
+
+    def against(name: str, title: str) -> Result:
+        ratios = sorted(_ratio(without, with_it, name) for without, with_it in found)
+        quarter = len(ratios) // 4
+        return Result(
+            name=f"{title} with telemetry / without",
+            value=statistics.median(ratios),
+            unit="x",
+            better="less",
+            target=TARGET,
+            low=ratios[quarter],
+            high=ratios[-1 - quarter],
         )
-    leaving = max(with_it["leaving_s"] for _, with_it in pairs)
-    met = met and leaving <= EXIT_S
-    print(f"from the last line to the end of the process: {leaving:.2f} s at most (target <= {EXIT_S})")
-    return 0 if met or not options.strict else 1
+
+    return Section(
+        method=METHOD,
+        results=(
+            against("wall_s", "training time"),
+            against("cpu_s", "CPU time of the training"),
+            Result(
+                name="from the last line to the end of the process, longest",
+                value=max(with_it["leaving_s"] for _, with_it in found),
+                unit="s",
+                better="less",
+                target=EXIT_S,
+            ),
+        ),
+        figures={
+            "pairs": pairs,
+            "epochs": epochs,
+            "s without": {
+                name: round(statistics.median(each[name] for each, _ in found), 2) for name in ("wall_s", "cpu_s")
+            },
+        },
+    )
 
 
 def _ratio(without: dict[str, float], with_it: dict[str, float], name: str) -> float:
@@ -143,8 +180,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.unreachable", description="A receiver that is not there."
     )
-    parser.add_argument("--pairs", type=int, default=10, help="pairs of runs (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs of each training (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs of runs (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs of each training (default: %(default)s)")
     parser.add_argument("--strict", action="store_true", help="fail when a target is missed")
     parser.add_argument("--child", type=int, nargs="+", metavar="PROCESSOR", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

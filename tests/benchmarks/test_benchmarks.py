@@ -128,8 +128,6 @@ def test_a_receiver_that_is_not_there_is_measured() -> None:
     command = [sys.executable, "-m", "benchmarks.unreachable", "--pairs", "1", "--epochs", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)
     assert 0 == done.returncode, done.stderr
-    title, *lines = done.stdout.splitlines()
-    assert "1 pairs, 1 epochs of the demo's training, twice, nothing listening at http://127.0.0.1:" in title
-    said = ["wall time", "CPU time", "from the last line to the end of the process"]
-    assert said == [line.partition(":")[0] for line in lines]
+    said = ["training time with telemetry / without", "CPU time of the training", "from the last line to the end"]
+    assert [] == [line for line in said if line not in done.stdout]
     assert "pair 1 of 1: " in done.stderr
