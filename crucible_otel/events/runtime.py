@@ -157,6 +157,7 @@ class Runtime:
             self._finish(event, scope)
         finally:
             scope.leave()
+            scope.handles.clear()  # CPython finds no cycle through them: a record that waits keeps its scope
         return True
 
     def point(

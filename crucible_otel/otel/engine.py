@@ -248,12 +248,6 @@ class Engine:
                 if family.spec.sequence and isinstance(owner.state, family.group.state_class):
                     family.tell_bad(owner, field, value, since)
 
-    def let_go(self) -> None:
-        """Keep nothing that recording functions are compiled from: CPython looks for no cycles in their constants."""
-        for family in self.families.values():
-            family.let_go()
-        self._bound.clear()
-
     # -- life --------------------------------------------------------------------------------------------------------
 
     def reset_after_fork(self) -> None:

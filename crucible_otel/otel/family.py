@@ -99,7 +99,7 @@ class Family:
                 buffer=self.buffer,
                 limit=self.full,
                 now=self._engine.clock.now,
-                fold=self.fold,
+                fold=_folding(self),
                 spans=self.spans,
             )
         return self._build(owner, slow)
@@ -114,10 +114,6 @@ class Family:
         if self.spans is None or not self.spans.by_column:
             return ()
         return self.spans.time_ns(), owner.scope or current_context()
-
-    def let_go(self) -> None:
-        """Forget the recording functions; a handle that is made nevertheless has new ones."""
-        self._build = None
 
     def waiting(self, most: int | None = None) -> list[Any]:
         """Return the records that are not folded yet, or the last ``most`` rows: before the records they are empty."""
@@ -262,3 +258,15 @@ class Family:
         del self.buffer[self._start :]
         if self.spans is not None:
             self.spans.clear()
+
+
+def _folding(family: Family) -> Callable[[], None]:
+    """Return what folds a family without keeping it: CPython looks for no cycles in the constants of code."""
+    known = weakref.ref(family)
+
+    def fold() -> None:
+        found = known()
+        if found is not None:
+            found.fold()
+
+    return fold

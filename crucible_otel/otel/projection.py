@@ -184,7 +184,6 @@ class TelemetryProjection:
         end_open()
         for operation in self.hot_ends.values():
             operation.leave()
-        self._engine.let_go()
         self._log.stop()
 
     # -- what the engine calls ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, SpanKind, Tra
 
 from crucible_otel.events.clock import Clock
 from crucible_otel.events.event import Event
+from crucible_otel.events.runtime import runtime
 from crucible_otel.events.sanitize import Refusals
 from crucible_otel.events.scope import Scope, in_context
 from crucible_otel.otel.attributes import of_event
@@ -50,7 +51,6 @@ class RecordSpans:
         rate: Share of the records that become spans.
         buffer: Keeps the spans; None when the provider is the application's.
         tracer: Makes the spans when there is no buffer.
-        fault: Told what went wrong in somebody else's code: a sampler's, a processor's.
 
     Attributes:
         by_column: Whether records are to be taken as columns when they are folded; else one by one.
@@ -66,9 +66,7 @@ class RecordSpans:
         rate: float,
         buffer: SpanBuffer | None,
         tracer: Tracer,
-        fault: Callable[[str, BaseException], object],
     ) -> None:
-        self._fault = fault
         self._spec, self.time_ns, self._rate, self._buffer, self._tracer = spec, clock.time_ns, rate, buffer, tracer
         self.by_column = buffer is not None
         fields = {field.name: field for field in spec.fields}
@@ -168,7 +166,7 @@ class RecordSpans:
                 span = self._tracer.start_span(shape.name, context=context, attributes=attributes, start_time=start_ns)
                 span.end(end_time=end_ns)
             except Exception as error:  # who folds is the user's loop, or a collection of metrics
-                self._fault(self._spec.name, error)
+                runtime().fault(self._spec.name, error)
 
     def _ended(
         self, owner: Owner, place: Scope | Context, columns: Sequence[Sequence[Any]], ends: Sequence[int]

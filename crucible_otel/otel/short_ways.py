@@ -82,7 +82,6 @@ def open_short_ways(
                 rate=step_rate,
                 buffer=buffer,
                 tracer=tracer,
-                fault=projection.fault,
             )
             family.make_spans(made_of_it)
             recorded.append(made_of_it)
