@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -30,24 +31,28 @@ def configured(**settings: Any) -> cx.Telemetry:
 
 
 def run_steps() -> None:
+    """Steps on the short way and on the long one."""
     with cx.train("m") as run:
         run.step(loss=1.0)
         run.step(loss=float("nan"), metrics={"ppl": 2.0})
 
 
 def unfinished_run() -> cx.Run:
+    """A run that telemetry ends."""
     run = cx.train("m").start()
     run.step(loss=1.0)
     return run
 
 
 def failed_run() -> None:
-    with pytest.raises(KeyError), cx.train("m") as run:
+    """A run that an exception ends."""
+    with suppress(KeyError), cx.train("m") as run:
         run.step(loss=1.0)
         raise KeyError
 
 
 def loop() -> None:
+    """The loop over epochs and steps."""
     with cx.train("m") as run:
         for _ in run.epochs(2):
             for _, step in run.steps(BATCHES):
@@ -55,6 +60,7 @@ def loop() -> None:
 
 
 def loop_that_is_left() -> Any:
+    """The loop over steps, left in the middle."""
     with cx.train("m") as run:
         steps = iter(run.steps(BATCHES))
         next(steps)[1].log(loss=1.0)
@@ -62,6 +68,7 @@ def loop_that_is_left() -> Any:
 
 
 def blocks() -> None:
+    """A run inside of other blocks, with blocks in it."""
     with cx.workflow("w"), cx.stage("s"), cx.train("m") as run:
         with run.evaluate() as evaluation:
             evaluation.log(loss=1.0)
@@ -70,28 +77,33 @@ def blocks() -> None:
 
 
 def pool() -> None:
+    """A pool of workers."""
     workers = cx.pool("p", size=2)
     with workers.checkout(worker_id="w"):
         workers.size(total=3)
 
 
 def calls() -> None:
+    """Calls as a block and as a row."""
     with cx.stage("s"), cx.call("a", "g"):
         cx.call("a", "f").record(10, queue_ns=1, serialize_ns=1, execute_ns=1, deserialize_ns=1, nbytes=5)
 
 
 def inference() -> None:
+    """An inference."""
     with cx.inference("m", batch_size=2) as asked:
         asked.tokens(3)
 
 
 def raw_events() -> None:
+    """Steps by the name of their event, in a run and outside."""
     with cx.train("m"):
         cx.execute("crucible.training.step", {"loss": 1.0}, {})
     cx.execute("crucible.training.step", {"loss": 1.0}, {})
 
 
 def point_events() -> None:
+    """All that is recorded without a run."""
     cx.dataset.batch(3, dataset="d")
     cx.serialization.record(duration_s=0.1, nbytes=3, direction="encode", format="json")
     cx.memory.allocate(3, type="cpu", device="cpu")
