@@ -27,7 +27,7 @@ from crucible_otel.otel.structural import StructuralSeries, Update
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Feed, Metric
 from crucible_otel.semconv.registry import HOT
-from crucible_otel.semconv.sdk import DROPPED, REFUSED
+from crucible_otel.semconv.sdk import DROPPED, FAULTS, REFUSED
 from crucible_otel.semconv.training import NONFINITE
 
 FOLD_AT = 1024
@@ -185,10 +185,13 @@ class Engine:
 
     def exemplar(self, owner: Owner, hot: bool) -> Callable[[float], Exemplar] | None:
         """Return what makes an exemplar of a value folded now: read once a fold."""
-        if hot:
-            return self.exemplar_of(trace.get_current_span().get_span_context())
-        if owner.scope is not None and owner.scope.span is not None:
-            return self.exemplar_of(owner.scope.span.get_span_context())
+        try:
+            if hot:
+                return self.exemplar_of(trace.get_current_span().get_span_context())
+            if owner.scope is not None and owner.scope.span is not None:
+                return self.exemplar_of(owner.scope.span.get_span_context())
+        except Exception:  # of a span of somebody else's, which is to cost no metrics
+            self._structural.apply(FAULTS, "sum", ("exemplar",), 1)
         return None
 
     def exemplar_of(self, context: SpanContext) -> Callable[[float], Exemplar] | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from crucible_otel.events.context import current_context
+from crucible_otel.events.runtime import runtime
 from crucible_otel.otel.feeds import compiled
 from crucible_otel.otel.handle import Handle, Owner, generate, measured, suspicious
 from crucible_otel.otel.labels import label, labelling
@@ -193,14 +194,17 @@ class Family:
                 time.sleep(0)
             return
         try:
-            self.fold_now(hot=True)
-        finally:
-            engine.lock.release()
-        if engine.has_bad:
-            engine.tell_bad()
-        if self.spans is not None:
-            self.spans.emit()
-            self.spans.hurry()
+            try:
+                self.fold_now(hot=True)
+            finally:
+                engine.lock.release()
+            if engine.has_bad:
+                engine.tell_bad()
+            if self.spans is not None:
+                self.spans.emit()
+                self.spans.hurry()
+        except Exception as error:  # who folds is the user's loop
+            runtime().fault(self.spec.name, error)
 
     def fold_now(self, *, hot: bool) -> None:
         """Fold what is buffered; the engine's lock is held."""

@@ -82,13 +82,17 @@ class RecordSpans:
 
     def _begin_anew(self) -> None:
         self._waiting: deque[_Ended] = deque()
+        self._faults: list[Exception] = []  # to be told without the engine's lock
         self._making = threading.RLock()  # reentrant: the sampler may do what makes it be asked of others
 
     def make(self, owner: Owner, *columns: Any) -> None:
         """Make the span of a record that ends now, if it is one of those that get one; durations are in seconds."""
-        ended = self._ended(owner, owner.scope or get_current(), [(value,) for value in columns], (self.time_ns(),))
-        if ended is not None:
-            self._one_by_one(ended)
+        try:
+            ended = self._ended(owner, owner.scope or get_current(), [(value,) for value in columns], (self.time_ns(),))
+            if ended is not None:
+                self._one_by_one(ended)
+        except Exception as error:  # whose record this is has to do with none of it
+            runtime().fault(self._spec.name, error)
 
     def take(
         self,
@@ -107,7 +111,7 @@ class RecordSpans:
         """
         owner, place, size = owners[-1], places[-1], len(owners)
         if owners.count(owner) == size and all(each is place for each in places):
-            self._take(self._ended(owner, place, columns, ends))
+            self._take(owner, place, columns, ends)
             return
         groups: dict[tuple[int, int], list[int]] = {}
         for index, ids in enumerate(zip(map(id, owners), map(id, places), strict=True)):
@@ -115,7 +119,7 @@ class RecordSpans:
         for indices in groups.values():
             few = [list(map(column.__getitem__, indices)) for column in columns]
             first = indices[0]
-            self._take(self._ended(owners[first], places[first], few, list(map(ends.__getitem__, indices))))
+            self._take(owners[first], places[first], few, list(map(ends.__getitem__, indices)))
 
     def emit(self, *, wait_s: float = 0.0) -> None:
         """Make the spans that were left because the sampler has to look at them; called without the engine's lock.
@@ -123,6 +127,9 @@ class RecordSpans:
         Args:
             wait_s: How long to wait for another thread that does so, for who wants to have its spans too.
         """
+        faults, self._faults = self._faults, []
+        for error in faults:
+            runtime().fault(self._spec.name, error)
         making = self._making
         if not making.acquire(timeout=wait_s):
             return
@@ -145,14 +152,20 @@ class RecordSpans:
         """Have the tracer make the spans from now on."""
         self._buffer = None
 
-    def _take(self, ended: _Ended | None) -> None:
-        if ended is None:
-            return
-        under = self._buffer.under(_above(ended.context)) if self._buffer is not None else None
-        if under is None or self._buffer is None:
-            self._waiting.append(ended)
-        elif under.trace_id and self._buffer.read:
-            self._buffer.add(ended.shape, under, ended.starts, ended.ends, ended.values, self._scales)
+    def _take(
+        self, owner: Owner, place: Scope | Context, columns: Sequence[Sequence[Any]], ends: Sequence[int]
+    ) -> None:
+        try:
+            ended = self._ended(owner, place, columns, ends)
+            if ended is None:
+                return
+            under = self._buffer.under(_above(ended.context)) if self._buffer is not None else None
+            if under is None or self._buffer is None:
+                self._waiting.append(ended)
+            elif under.trace_id and self._buffer.read:
+                self._buffer.add(ended.shape, under, ended.starts, ended.ends, ended.values, self._scales)
+        except Exception as error:  # which costs spans, but neither their metrics nor other spans
+            self._faults.append(error)
 
     def _one_by_one(self, ended: _Ended) -> None:
         shape, context, starts, ends, values = ended
