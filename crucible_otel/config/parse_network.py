@@ -44,6 +44,8 @@ def mapping() -> Parser[dict[str, str]]:
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*").fullmatch
+_UNENCODED = re.compile(r'["\\;]').search
+"""What must be percent-encoded in a variable: the SDK leaves out a header with one of these, and logs it in full."""
 
 
 def headers() -> Parser[MaskedHeaders]:
@@ -60,13 +62,15 @@ def headers() -> Parser[MaskedHeaders]:
         return taken
 
     def read(value: str) -> MaskedHeaders:
+        ensure(not _UNENCODED(value))
         decoded = (
             (unquote(key), each if " " in each else unquote(each, errors="strict")) for key, each in _pairs(value)
         )
         return check(dict(decoded))
 
     return Parser(
-        accepted="key=value pairs separated by commas, header names and percent-encoded printable ASCII values "
+        accepted="key=value pairs separated by commas, header names and percent-encoded printable ASCII values, "
+        "without a bare quotation mark, semicolon or backslash "
         "(as an argument: a mapping of text to text)",
         check=check,
         read=read,

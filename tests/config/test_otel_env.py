@@ -246,6 +246,8 @@ def test_sdk_is_silent_about_what_is_accepted(
         ({"OTEL_EXPORTER_OTLP_TIMEOUT": "10s"}, OTLPSpanExporter),
         ({"OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"}, OTLPSpanExporter),
         ({"OTEL_EXPORTER_OTLP_HEADERS": "Bearer x"}, OTLPSpanExporter),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": 'k="x"'}, OTLPSpanExporter),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "k=x;y=z"}, OTLPSpanExporter),
         ({"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "deltas"}, OTLPMetricExporter),
         ({"OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": "exponential"}, OTLPMetricExporter),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TIMEOUT": ""}, GrpcSpanExporter),

@@ -38,7 +38,18 @@ def everything_shown(error: ConfigurationError) -> str:
 
 
 @pytest.mark.parametrize("name", HEADER_VARIABLES)
-@pytest.mark.parametrize("bad", [f"Bearer {SECRET}", f"{SECRET}é=x", f"k={SECRET}%0ax", f"k={SECRET}\x00"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        f"Bearer {SECRET}",
+        f"{SECRET}é=x",
+        f"k={SECRET}%0ax",
+        f"k={SECRET}\x00",
+        f'k="{SECRET}"',
+        f"k=Bearer {SECRET};v=1",
+        f"k={SECRET}\\n",
+    ],
+)
 def test_bad_header_variable_does_not_show_its_value(name: str, bad: str, caplog: pytest.LogCaptureFixture) -> None:
     """Where the SDK would log the header in full, the error masks it."""
     with caplog.at_level(logging.DEBUG), pytest.raises(ConfigurationError) as caught:
