@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +92,7 @@ class Steps:
         self._step = Step(run)
         self._step.number = start if start is not None else handle.next_number() - 1
         self._loop: Iterator[tuple[Any, Step]] | None = None
+        _LOOPS.add(self)
 
     def __next__(self) -> tuple[Any, Step]:
         if self._loop is None:
@@ -173,6 +176,11 @@ class Steps:
         if self._current is not None and self._step._given is not None:
             self._finish(self._now())
         self._current = None
+
+    def forget(self) -> None:
+        """Leave the step in progress to the process that began it; called in a forked child."""
+        self._current = self._step._given = None
+        self._step.accumulated, self._step._skipped = 1, False
 
     def _finish(self, at_s: float) -> None:
         current, self._current = self._current, None
@@ -258,3 +266,15 @@ def size_of(batch: Any) -> int:
         return len(first) if hasattr(first, "__len__") else len(batch)
     except Exception:
         return 0
+
+
+_LOOPS: weakref.WeakSet[Steps] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for loop in list(_LOOPS):
+        loop.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

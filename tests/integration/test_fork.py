@@ -145,6 +145,39 @@ assert telemetry.shutdown()
     assert ["before", *["in a child"] * 3, "train"] == sorted(stops)
 
 
+@pytest.mark.parametrize(
+    ("way", "own"), [("sys.exit(0)", 1), ("break", 1), ("raise ValueError", 1), ("continue", 3)], ids=str
+)
+def test_a_child_of_a_step_leaves_that_step_to_its_parent(receiver: OtlpReceiver, say: str, way: str, own: int) -> None:
+    """Forked with a step in progress that has been logged, whatever the child does with the loop."""
+    ended = run(
+        say
+        + f"""
+telemetry = cx.configure()
+child = None
+try:
+    with cx.train("m") as run:
+        for number, step in run.steps(range(4)):
+            step.log(loss=0.5)
+            if number == 1:
+                child = os.fork()
+                if child == 0:
+                    run.step(loss=0.25)
+                    {way}
+                assert (child, 0) == os.waitpid(child, 0)
+except (SystemExit, ValueError):
+    pass
+say(pid=os.getpid(), steps=4 if child else {own})
+telemetry.shutdown()
+""",
+        sending_to(receiver),
+    )
+
+    assert [] == ended.ours
+    assert sorted([4, own]) == sorted(made_by(ended).values())
+    assert made_by(ended) == steps_by_process(receiver)
+
+
 def test_a_fork_amid_busy_threads_neither_deadlocks_nor_reports_their_steps(receiver: OtlpReceiver) -> None:
     """Ten children, forked while other threads step, flush and open spans: any lock may be held at that moment."""
     ended = run(
