@@ -82,7 +82,7 @@ def plain(
     return walk.value(value, depth)
 
 
-def attribute(value: object, *, refusals: Refusals | None = None) -> AttributeValue | None:
+def attribute(value: object, *, refusals: Refusals | None = None, map_expected: bool = False) -> AttributeValue | None:
     """Return the value as an OpenTelemetry attribute can hold it, or ``None`` to leave it out.
 
     Homogeneous sequences stay sequences; mixed ones and maps become JSON text; tensors on an accelerator are left out.
@@ -90,6 +90,7 @@ def attribute(value: object, *, refusals: Refusals | None = None) -> AttributeVa
     Args:
         value: Anything.
         refusals: Counts what was converted or dropped; ``None`` as a value counts as neither.
+        map_expected: Whether a map is what belongs there; as JSON it does not count as converted then.
     """
     kind = type(value)
     if kind is bool or kind is float:
@@ -109,7 +110,7 @@ def attribute(value: object, *, refusals: Refusals | None = None) -> AttributeVa
     result = _Walk(LONGEST_TEXT, 128, inner).value(value, 4)
     supported = isinstance(value, (*_SCALARS, list, tuple)) or (array is not None and array.single)
     if isinstance(result, dict) or (isinstance(result, list) and not _homogeneous(result)):
-        supported, result = False, json_text(result)
+        supported, result = map_expected and isinstance(result, dict), json_text(result)
     counts.converted += not supported or inner.converted + inner.dropped > 0
     return result
 

@@ -112,6 +112,6 @@ def _put(out: dict[str, Any], name: str, value: Any, field: Field | None, refusa
             for tag, item in value.items():
                 _put(out, f"{key}.{tag}", item, None, refusals)
             return
-    converted = attribute(value, refusals=refusals)
+    converted = attribute(value, refusals=refusals, map_expected=field is not None and field.type == "map")
     if converted is not None:
         out[key] = converted

@@ -307,6 +307,24 @@ def test_attribute_values_are_converted_or_dropped_and_counted(capture: Capture)
     ]
 
 
+def test_maps_where_maps_belong_are_not_counted_as_converted(capture: Capture) -> None:
+    """Metrics and a configuration are JSON by design; a number inside of them that does not fit is counted still."""
+    capture.configure()
+    with cx.train("m", config={"depth": 2}) as run:
+        run.step(loss=1.0, metrics={"perplexity": 2.0})
+        with run.evaluate() as evaluation:
+            evaluation.log(accuracy=0.9)
+        run.evaluation({"accuracy": 0.9})
+        with run.epoch(0) as epoch:
+            epoch.log(metrics={"accuracy": 0.9})
+    assert '{"accuracy":0.9}' == capture.span("evaluate validation").attributes["crucible.training.metrics"]
+    assert [] == capture.points("crucible.sdk.refused_attributes")
+
+    with cx.train("m", config={"seed": 2**100}):
+        pass
+    assert 1 == capture.value("crucible.sdk.refused_attributes", crucible__sdk__refusal__reason="converted")
+
+
 @pytest.mark.parametrize("logs", [("otlp",), ("none",)])
 @pytest.mark.parametrize("events", ["log", "span", "both", "off"])
 def test_a_refused_value_is_counted_once_wherever_its_event_goes(capture: Capture, events: Any, logs: Any) -> None:
