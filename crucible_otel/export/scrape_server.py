@@ -99,7 +99,7 @@ class ScrapeServer:
         if self._server is None:
             _logger.warning(
                 "Prometheus ports %s to %s on %s are all taken; metrics cannot be scraped",
-                wanted, wanted + _PORTS_TRIED - 1, host,
+                wanted, min(wanted + _PORTS_TRIED - 1, _LAST_PORT), host,
             )  # fmt: skip
             return
         shown = _ANY.get(host, host)

@@ -333,6 +333,17 @@ def test_the_local_rank_is_added_to_the_port(caplog: pytest.LogCaptureFixture) -
     assert (f"http://localhost:{free}/metrics", None, []) == (url, again.url, caplog.messages)
 
 
+def test_the_last_ports_are_said_as_they_are(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """No port beyond the last one there is."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        monkeypatch.setattr("crucible_otel.export.scrape_server._LAST_PORT", taken)
+        PrometheusReader(FakeSource(), port=taken).close()
+    assert [f"Prometheus ports {taken} to {taken} on localhost are all taken; metrics cannot be scraped"] == (
+        caplog.messages
+    )
+
+
 def test_no_free_port_loses_the_endpoint_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
