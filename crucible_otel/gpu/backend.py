@@ -7,13 +7,14 @@ between 0 and 1. Totals only grow, from whatever the library starts them at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 __all__ = [
     "NOTHING",
+    "AtOnce",
     "BackendUnavailableError",
     "Device",
     "DeviceFault",
@@ -21,6 +22,7 @@ __all__ = [
     "FastReading",
     "GpuBackend",
     "ProcessReading",
+    "ReadsAtOnce",
     "SlowReading",
 ]
 
@@ -212,3 +214,27 @@ class GpuBackend(Protocol):
 
     def close(self) -> None:
         """Let go of the library; nothing is called afterwards, except :meth:`open`."""
+
+
+class AtOnce(Protocol):
+    """Reads many devices in one go, as long as all goes well; what does not is found out by reading each by itself."""
+
+    def read_fast(self) -> Callable[[], Sequence[FastReading]] | None:
+        """Return what makes out, when and where it is called, what each device has told; None if anything failed."""
+
+    def read_slow(self) -> Callable[[], Sequence[SlowReading]] | None:
+        """Return the same of slow readings; None if anything failed: then the fast reading before it does not count."""
+
+    def read_process(self) -> Sequence[ProcessReading] | None:
+        """Return what this process uses of each device; None if anything failed."""
+
+    def end(self) -> None:
+        """Have the devices read each by itself again; nothing is called afterwards."""
+
+
+@runtime_checkable
+class ReadsAtOnce(Protocol):
+    """What a backend may have besides, so that a tick of many devices costs little more than that of one."""
+
+    def at_once(self, devices: Sequence[Device]) -> AtOnce | None:
+        """Return what reads these devices at once; None as long as one of them has something that comes and goes."""

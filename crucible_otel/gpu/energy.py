@@ -96,9 +96,7 @@ class ScopeEnergy:
         """Take a sample, on the sampler's thread."""
         while self._waiting:
             self._waiting.popleft().after = snapshot
-        for state in snapshot.devices:
-            if state.torch_reserved_bytes or state.process.memory_bytes:
-                self._held.add(state.device.uuid)
+        self._held |= snapshot.held
 
     def forget(self) -> None:
         """In a forked child: what has begun is the parent's, and so is the memory."""

@@ -21,6 +21,7 @@ from crucible_otel.gpu.backend import (
     ProcessReading,
     SlowReading,
 )
+from crucible_otel.gpu.nvml_at_once import NvmlAtOnce
 from crucible_otel.gpu.nvml_calls import Calls
 from crucible_otel.gpu.nvml_gpm import Activity
 from crucible_otel.gpu.nvml_read import DeviceReader, PartReader
@@ -127,6 +128,11 @@ class NvmlBackend:
             if uuid is not None and event.eventType & self._library.nvmlEventTypeXidCriticalError:
                 found.append(DeviceFault(uuid=uuid, code=int(event.eventData)))
         return found
+
+    def at_once(self, devices: Sequence[Device]) -> NvmlAtOnce | None:
+        """Return what reads these devices at once; None as long as one of them has something that comes and goes."""
+        readers = [self._readers[device.uuid] for device in devices]
+        return NvmlAtOnce(readers) if all(reader.settled for reader in readers) else None
 
     def refused(self, device: Device) -> Mapping[object, int]:
         """Return what the driver says that it does not do for a device: call or id of a field -> NVML's code."""

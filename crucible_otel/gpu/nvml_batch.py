@@ -36,7 +36,7 @@ class Batch:
         places: Attribute of the reading -> where its values are, for which entry, and what they are worth.
     """
 
-    def __init__(self, kind: Any, fields: tuple[Field, ...], prepare: Callable[..., Callable[[], bool]]) -> None:
+    def __init__(self, kind: Any, fields: tuple[Field, ...], prepare: Callable[..., Any]) -> None:
         self.fields = fields
         self.places: dict[str, list[tuple[int, str, float]]] = {}
         for number, field in enumerate(fields):

@@ -15,7 +15,7 @@ from crucible_otel.gpu.backend import DeviceLostError
 from crucible_otel.gpu.nvml_batch import Answers, Batch
 from crucible_otel.gpu.nvml_fields import FUNCTION_NOT_FOUND, GONE, NEVER, Field
 
-__all__ = ["Ask", "Calls"]
+__all__ = ["Ask", "Calls", "Number"]
 
 _LONGEST_PAUSE: Final = 64
 """Reads that are left out at most after a call has failed again and again."""
@@ -112,8 +112,8 @@ class Calls:
 
     def number(
         self, name: str, kind: Any, count: int = 1, *, before: tuple[Any, ...] = (), key: object = None
-    ) -> Callable[[], int | None]:
-        """Return what asks a function of the library itself for a number, and returns None when there is none.
+    ) -> Number:
+        """Return what asks a function of the library itself for a number.
 
         Args:
             name: Of the function, whose first argument is the handle.
@@ -122,9 +122,13 @@ class Calls:
             before: Its arguments between the handle and where it puts its answer.
             key: What its failures are remembered by, instead of its name.
         """
-        places = [(kind * 1)() for _ in range(count)]
-        ask, place = self.prepare(name, *before, *places, key=key), places[0]
-        return lambda: int(place[0]) if ask() else None
+        places = tuple((kind * 1)() for _ in range(count))
+        return Number(self.prepare(name, *before, *places, key=key), places)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing has failed lately that may be answered again."""
+        return not self._failed and not self._pause
 
     def asks(self, key: object) -> bool:
         """Whether something is to be called now: it has not failed for good, nor is left out this time."""
@@ -185,13 +189,20 @@ class Calls:
             for field, code in zip(batch.fields, values[1::3], strict=True):
                 if code:
                     self.failed(field.id, code)
+                    self.answered(field.id)  # it is asked with the others next time, whatever it was
+                    self._pause.pop(field.id, None)
             kept = [each for each in batch.fields if each.id not in self._never]
             if len(kept) < len(batch.fields):
                 self._batches[name] = self._batch(name, kept)
         return Answers(batch, values)
 
+    def batch(self, name: str) -> Batch | None:
+        """Return what is asked for a group of fields; None when it has not been, or there is none left."""
+        batch = self._batches.get(name)
+        return batch if batch is not None and batch.fields else None
+
     def _known(self, field: Field) -> bool:
-        return self._batch(field.id, [field]).ask()
+        return bool(self._batch(field.id, [field]).ask())
 
     def _batch(self, key: object, fields: Iterable[Field]) -> Batch:
         return Batch(self._library.c_nvmlFieldValue_t, tuple(fields), functools.partial(self.prepare, key=key))
@@ -234,3 +245,25 @@ class Ask:
             DeviceLostError: With this code the device is gone.
         """
         self._calls.failed(self.key, code)
+
+
+class Number:
+    """A question for a number; :meth:`Calls.number` makes it.
+
+    Attributes:
+        ask: The call.
+        places: Where it puts its answer; the first of them is meant.
+    """
+
+    __slots__ = ("ask", "places")
+
+    def __init__(self, ask: Ask, places: tuple[Any, ...]) -> None:
+        self.ask, self.places = ask, places
+
+    def __call__(self) -> int | None:
+        """Return it; None when there is none.
+
+        Raises:
+            DeviceLostError: The device is gone.
+        """
+        return int(self.places[0][0]) if self.ask() else None

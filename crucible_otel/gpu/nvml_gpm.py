@@ -56,6 +56,22 @@ class Activity:
         self._steady = begun is not None
         return begun
 
+    @property
+    def settled(self) -> bool:
+        """Whether it is answered each time, or never will be."""
+        return self._steady or self._key in self._calls.never
+
+    def turn(self, number: int) -> tuple[tuple[tuple[Any, tuple[Any, ...]], ...], Any] | None:
+        """Return the calls of a reading that is so many later than the next, and where it is answered; None without."""
+        if not self._steady:
+            return None
+        arguments, request, answers = self._turns[(self._taken + number) % 2]
+        return ((self._get, arguments), (self._compare, (request,))), answers
+
+    def passed(self, readings: int) -> None:
+        """Go on after so many readings that others made by :meth:`turn`."""
+        self._taken += readings if self._steady else 0
+
     def close(self) -> None:
         """Free the samples."""
         samples, self._samples, self._turns, self._taken = self._samples, (), (), 0

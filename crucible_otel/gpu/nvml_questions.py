@@ -21,13 +21,22 @@ class Questions:
     Args:
         all: The questions; also an attribute.
         never: What the device cannot do, kept by who makes the calls.
+
+    Attributes:
+        settled: Whether each has been answered, or never will be.
     """
 
     def __init__(self, *all: Question, never: Mapping[object, int]) -> None:
         self.all, self._never = all, never
+        self.settled = False
         self._steady: tuple[tuple[int, str, Ask], ...] = ()
         self._calls: tuple[tuple[Any, tuple[Any, ...]], ...] = ()
         self._told: tuple[str, ...] = ()
+
+    @property
+    def steady(self) -> tuple[tuple[str, Ask], ...]:
+        """Which call answers, by the name of its answer."""
+        return tuple((name, ask) for _, name, ask in self._steady)
 
     def ask(self) -> tuple[str, ...]:
         """Ask them all, and return the names of the answers.
@@ -56,6 +65,7 @@ class Questions:
                     break
                 settled = settled and ask.key in self._never
         told = tuple(name for _, name, _ in steady)
+        self.settled = settled
         if settled:
             self._steady, self._told = tuple(steady), told
             self._calls = tuple((ask.function, ask.arguments) for _, _, ask in steady)

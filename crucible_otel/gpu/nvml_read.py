@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from crucible_otel.gpu.backend import FastReading, ProcessReading, SlowReading
 from crucible_otel.gpu.nvml_batch import Answers
-from crucible_otel.gpu.nvml_calls import Ask, Calls
+from crucible_otel.gpu.nvml_calls import Ask, Calls, Number
 from crucible_otel.gpu.nvml_fields import (
     CLOCKS,
     ENERGY_FIELDS,
@@ -19,10 +18,11 @@ from crucible_otel.gpu.nvml_fields import (
     TEMPERATURE_LIMITS,
 )
 from crucible_otel.gpu.nvml_gpm import Activity
+from crucible_otel.gpu.nvml_processes import Processes, own_memory
 from crucible_otel.gpu.nvml_questions import Questions
 from crucible_otel.gpu.nvml_told import MHZ, Room, ToldReading
 
-__all__ = ["DeviceReader", "PartReader"]
+__all__ = ["DeviceReader", "PartReader", "slow_reading"]
 
 _DIE: Final = 0
 _INSTEAD: Final[Mapping[str, tuple[str, type]]] = {
@@ -35,12 +35,18 @@ _ENGINES: Final[Mapping[str, str]] = {
     "encoder": "nvmlDeviceGetEncoderUtilization",
     "decoder": "nvmlDeviceGetDecoderUtilization",
 }
+_ENGINE: Final = "engine"
+_FAN: Final = "fan"
+_PCIE: Final[Mapping[str, str]] = {
+    "pcie_generation": "nvmlDeviceGetCurrPcieLinkGeneration",
+    "pcie_width_lanes": "nvmlDeviceGetCurrPcieLinkWidth",
+}
+_CONSTANTS: Final[Mapping[str, str]] = {
+    "temperature_limit_celsius": "nvmlDeviceGetTemperatureThreshold",
+    "clock_limit_hz": "nvmlDeviceGetMaxClockInfo",
+}
 _REASONS_NAMES: Final = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
 _PROCESSES: Final = ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2")
-_PROCESS: Final = struct.Struct("@IQII")
-"""``nvmlProcessInfo_v2_t``: process, memory, instances."""
-_NO_MEMORY: Final = 0xFFFFFFFFFFFFFFFF
-_TOO_SMALL: Final = 7
 
 
 class PartReader:
@@ -49,20 +55,44 @@ class PartReader:
     Args:
         calls: For the device.
         activity: Its GPM samples.
+
+    Attributes:
+        room: Where the answers of a tick are.
+        questions: What is asked on every tick, besides the fields.
+        told_slowly: What of the room a slow reading fills.
+        numbers: What a slow reading asks for besides the fields; for what a field may tell too, see :meth:`asked`.
+        constants: Function -> what does not change while the driver runs, by kind.
     """
 
     def __init__(self, calls: Calls, activity: Activity) -> None:
         self.calls, self.activity = calls, activity
-        self._room = Room()
-        self._questions = Questions(
+        self.room = Room()
+        self.questions = Questions(
             (
-                ("memory_v2", calls.prepare("nvmlDeviceGetMemoryInfo_v2", self._room.memory_v2)),
-                ("memory_v1", calls.prepare("nvmlDeviceGetMemoryInfo", self._room.memory_v1)),
+                ("memory_v2", calls.prepare("nvmlDeviceGetMemoryInfo_v2", self.room.memory_v2)),
+                ("memory_v1", calls.prepare("nvmlDeviceGetMemoryInfo", self.room.memory_v1)),
             ),
             never=calls.never,
         )
-        self._told_slowly: tuple[str, ...] = ()
-        self._processes = tuple(_Processes(calls, name) for name in _PROCESSES)
+        self.told_slowly: tuple[str, ...] = ()
+        self.slow_clocks: tuple[tuple[str, Ask], ...] = ()
+        self.numbers: dict[object, Number] = {}
+        self.constants: dict[str, dict[str, float]] = {}
+        self._processes = tuple(Processes(calls, name) for name in _PROCESSES)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that is asked is answered, or never will be."""
+        return self.calls.settled and self.questions.settled and self.activity.settled
+
+    @property
+    def processes(self) -> Processes | None:
+        """What lists the processes, if anything does."""
+        return next((each for each in self._processes if each.name not in self.calls.never), None)
+
+    def asked(self, *targets: str) -> Mapping[object, Number]:
+        """Return what asks for those of these that no field told last."""
+        return {}
 
     def fast(self) -> FastReading:
         """Return what is read on every tick.
@@ -95,16 +125,15 @@ class PartReader:
             DeviceLostError: The device is gone.
         """
         for processes in self._processes:
-            listed = self.calls.run(processes.name, processes.read)
-            if listed is not None:
-                own = [used for pid, used, *_ in listed if pid == os.getpid() and used != _NO_MEMORY]
-                return ProcessReading(memory_bytes=sum(own) if own else None)
+            found = self.calls.run(processes.name, processes.read)
+            if found is not None:
+                return own_memory(found, os.getpid())
         return ProcessReading()
 
     def _fast(self, energy_j: float | None, power_w: float | None, fields: Answers | None) -> FastReading:
         activity = self.activity.read()
-        told = self._questions.ask() + self._told_slowly
-        return ToldReading(energy_j, power_w, told, bytes(self._room), fields, activity)
+        told = self.questions.ask() + self.told_slowly
+        return ToldReading(energy_j, power_w, told, bytes(self.room), fields, activity)
 
 
 class DeviceReader(PartReader):
@@ -119,7 +148,7 @@ class DeviceReader(PartReader):
     def __init__(self, calls: Calls, activity: Activity, *, divided: bool) -> None:
         super().__init__(calls, activity)
         self._divided = divided
-        room = self._room
+        room = self.room
         clocks: dict[str, tuple[str, Ask]] = {
             name: (
                 name,
@@ -129,8 +158,8 @@ class DeviceReader(PartReader):
             )
             for name, kind in CLOCKS.items()
         }
-        self._questions = Questions(
-            *self._questions.all,
+        self.questions = Questions(
+            *self.questions.all,
             (("utilization", calls.prepare("nvmlDeviceGetUtilizationRates", room.utilization)),),
             (
                 ("temperature", calls.prepare("nvmlDeviceGetTemperatureV", room.temperature)),
@@ -141,14 +170,14 @@ class DeviceReader(PartReader):
             tuple(("reasons", calls.prepare(name, room.reasons)) for name in _REASONS_NAMES),
             never=calls.never,
         )
-        self._slow_clocks = clocks["graphics"], clocks["video"]
+        self.slow_clocks = clocks["graphics"], clocks["video"]
         self._instead = {target: calls.number(name, kind) for target, (name, kind) in _INSTEAD.items()}
-        self._engines = {name: calls.number(function, ctypes.c_uint, 2) for name, function in _ENGINES.items()}
+        self._lacking: set[str] = set()
         self._fans = calls.number("nvmlDeviceGetNumFans", ctypes.c_uint)
-        self._fan: dict[int, Callable[[], int | None]] = {}
-        self._pcie_generation = calls.number("nvmlDeviceGetCurrPcieLinkGeneration", ctypes.c_uint)
-        self._pcie_width = calls.number("nvmlDeviceGetCurrPcieLinkWidth", ctypes.c_uint)
-        self._constants: dict[str, dict[str, float]] = {}
+        self.numbers = {
+            **{(_ENGINE, name): calls.number(function, ctypes.c_uint, 2) for name, function in _ENGINES.items()},
+            **{name: calls.number(function, ctypes.c_uint) for name, function in _PCIE.items()},
+        }
 
     def fast(self) -> FastReading:
         """Return what is read on every tick.
@@ -175,19 +204,16 @@ class DeviceReader(PartReader):
             DeviceLostError: The device is gone.
         """
         fields = self.calls.fields("slow", SLOW_FIELDS)
-        found = fields.all() if fields is not None else {}
-        for flag in ("remap_pending", "remap_failed", "recovery_needed"):
-            if flag in found:
-                found[flag] = bool(found[flag])
-        found["power_limit_w"] = self._of("power_limit_w", fields)
-        engines = {name: busy() for name, busy in self._engines.items()}
-        found["engine_utilization_ratio"] = {name: busy / 100 for name, busy in engines.items() if busy is not None}
-        speeds = [self._speed(fan) for fan in range(self._fans() or 0)]
-        found["fan_ratio"] = tuple(speed / 100 for speed in speeds if speed is not None)
-        found["temperature_limit_celsius"] = self._once("nvmlDeviceGetTemperatureThreshold", TEMPERATURE_LIMITS)
-        self._told_slowly = tuple(name for name, ask in self._slow_clocks if ask())
-        found["clock_limit_hz"] = self._once("nvmlDeviceGetMaxClockInfo", CLOCKS, MHZ)
-        return SlowReading(**found, pcie_generation=self._pcie_generation(), pcie_width_lanes=self._pcie_width())
+        told: dict[object, Any] = {"power_limit_w": self._of("power_limit_w", fields)}
+        for fan in range(self._fans() or 0):
+            if (_FAN, fan) not in self.numbers:
+                name = "nvmlDeviceGetFanSpeed_v2"
+                self.numbers[_FAN, fan] = self.calls.number(name, ctypes.c_uint, before=(fan,), key=(name, fan))
+        told.update({key: number() for key, number in self.numbers.items()})
+        self.told_slowly = tuple(name for name, ask in self.slow_clocks if ask())
+        self._once(_CONSTANTS["temperature_limit_celsius"], TEMPERATURE_LIMITS)
+        self._once(_CONSTANTS["clock_limit_hz"], CLOCKS, MHZ)
+        return slow_reading(fields, told, self.constants)
 
     def process(self) -> ProcessReading:
         """Return the memory of this process; of a divided GPU its parts say it.
@@ -197,55 +223,52 @@ class DeviceReader(PartReader):
         """
         return ProcessReading() if self._divided else super().process()
 
+    @property
+    def processes(self) -> Processes | None:
+        """What lists the processes; of a divided GPU nothing."""
+        return None if self._divided else super().processes
+
+    def asked(self, *targets: str) -> Mapping[object, Number]:
+        """Return what asks for those of these that no field told last."""
+        return {target: self._instead[target] for target in targets if target in self._lacking}
+
     def _of(self, target: str, fields: Answers | None) -> float | None:
         found = fields.value(target) if fields is not None else None
-        return self._thousandth(target) if found is None else found
-
-    def _thousandth(self, target: str) -> float | None:
+        if found is not None:
+            self._lacking.discard(target)
+            return found
+        self._lacking.add(target)
         milli = self._instead[target]()
         return milli / 1000 if milli is not None else None
 
-    def _speed(self, fan: int) -> int | None:
-        ask = self._fan.get(fan)
-        if ask is None:
-            name = "nvmlDeviceGetFanSpeed_v2"
-            ask = self._fan[fan] = self.calls.number(name, ctypes.c_uint, before=(fan,), key=(name, fan))
-        return ask()
-
-    def _once(self, function: str, kinds: Mapping[str, int], scale: int = 1) -> dict[str, float]:
-        """Return what does not change while the driver runs: it is asked until it is told."""
-        told = self._constants.setdefault(function, {})
+    def _once(self, function: str, kinds: Mapping[str, int], scale: int = 1) -> None:
+        """Ask for what does not change while the driver runs until it is told."""
+        told = self.constants.setdefault(function, {})
         for name, kind in kinds.items() if len(told) < len(kinds) else ():
             value = self.calls.call(function, kind) if name not in told else None
             if value is not None:
                 told[name] = float(value * scale)
-        return {name: value for name, value in told.items() if value}
 
 
-class _Processes:
-    """The list of processes, with room for more than there were."""
+def slow_reading(
+    fields: Answers | None, told: Mapping[object, Any], constants: Mapping[str, Mapping[str, float]]
+) -> SlowReading:
+    """Return what was told.
 
-    def __init__(self, calls: Calls, name: str) -> None:
-        self.name, self._calls = name, calls
-        self._count = (ctypes.c_uint * 1)()
-        self._make_room(16)
-
-    def read(self) -> list[tuple[int, ...]]:
-        """Return process and memory of each.
-
-        Raises:
-            NVMLError: Of the call.
-        """
-        calls, code = self._calls, _TOO_SMALL
-        function: Callable[..., int] = calls.function(self.name)
-        for _ in range(3):  # others may begin between two calls
-            self._count[0] = self._room
-            code = function(calls.handle, self._count, self._list)
-            if code != _TOO_SMALL:
-                break
-            self._make_room(2 * max(self._count[0], self._room))
-        calls.check(code)
-        return [_PROCESS.unpack_from(self._list, place * _PROCESS.size) for place in range(self._count[0])]
-
-    def _make_room(self, room: int) -> None:
-        self._room, self._list = room, (ctypes.c_char * (room * _PROCESS.size))()
+    Args:
+        fields: The call for fields.
+        told: The calls for numbers; with the power limit in watts, if the fields do not have it.
+        constants: Function -> what does not change.
+    """
+    found = fields.all() if fields is not None else {}
+    for flag in ("remap_pending", "remap_failed", "recovery_needed"):
+        if flag in found:
+            found[flag] = bool(found[flag])
+    found.setdefault("power_limit_w", told.get("power_limit_w"))
+    ratios = {key: told[key] / 100 for key in told if isinstance(key, tuple) and told[key] is not None}
+    found["engine_utilization_ratio"] = {name: ratios[_ENGINE, name] for name in _ENGINES if (_ENGINE, name) in ratios}
+    found["fan_ratio"] = tuple(ratio for (kind, _), ratio in ratios.items() if kind == _FAN)
+    for name, function in _CONSTANTS.items():
+        found[name] = {kind: value for kind, value in constants.get(function, {}).items() if value}
+    found.update({name: told.get(name) for name in _PCIE})
+    return SlowReading(**found)

@@ -113,7 +113,9 @@ class Sampler:
 
     def _reset(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._subscriptions: list[Subscription] = []
+        self._awake = threading.Lock()  # free while there is something for the thread to look at
+        self._awake.acquire()
+        self._subscriptions: tuple[Subscription, ...] = ()
         self._thread: threading.Thread | None = None
         self._asked = self._served = 0
         self._refused = False
@@ -133,10 +135,10 @@ class Sampler:
         """
         subscription = Subscription(self, interval_s, on_sample, detailed)
         with self._changed:
-            self._subscriptions.append(subscription)
+            self._subscriptions = (*self._subscriptions, subscription)
             self._refused = False
             self._ensure_thread()
-            self._changed.notify_all()
+            self._wake_up()
         return subscription
 
     def sample_now(self, timeout_s: float = 5.0) -> GpuSnapshot | None:
@@ -181,7 +183,7 @@ class Sampler:
         with self._changed:
             if self._subscriptions:
                 self._ensure_thread()
-            self._changed.notify_all()
+            self._wake_up()
 
     def leave(self, subscription: Subscription, timeout_s: float) -> bool:
         """End a subscription, with a last sample within the time."""
@@ -189,8 +191,8 @@ class Sampler:
             if subscription not in self._subscriptions:
                 return True
             served = timeout_s <= 0 or not self.running or self._ask(timeout_s)
-            self._subscriptions.remove(subscription)
-            self._changed.notify_all()
+            self._subscriptions = tuple(each for each in self._subscriptions if each is not subscription)
+            self._wake_up()
             return served
 
     # -- inside; the lock is held ------------------------------------------------------------------------------------
@@ -200,7 +202,7 @@ class Sampler:
             return False
         self._asked += 1
         number, thread = self._asked, self._thread
-        self._changed.notify_all()
+        self._wake_up()
         self._changed.wait_for(lambda: self._served >= number or self._thread is not thread, timeout_s)
         return self._served >= number
 
@@ -209,8 +211,9 @@ class Sampler:
             self._thread = threading.Thread(target=self._run, name="crucible-otel-gpu", daemon=True)
             self._thread.start()
 
-    def _next_s(self) -> float:
-        return min((each.due_s for each in self._subscriptions if each.interval_s is not None), default=float("inf"))
+    def _wake_up(self) -> None:
+        if self._awake.locked():
+            self._awake.release()
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
@@ -245,22 +248,32 @@ class Sampler:
         if watch.unknown:
             self.on_unknown(watch.unknown)
         while True:
-            with self._changed:
-                while self._subscriptions and self._asked <= self._served and self._next_s() > time.monotonic():
-                    wait_s = self._next_s() - time.monotonic()
-                    self._changed.wait(min(max(wait_s, 0.0), threading.TIMEOUT_MAX))
-                if not self._subscriptions:
-                    self._leave_thread()
+            subscriptions, asked = self._subscriptions, self._asked
+            if not subscriptions:
+                if self._left():
                     return
-                asked, subscriptions = self._asked, tuple(self._subscriptions)
+                continue
+            if asked <= self._served:
+                wait_s = _next_s(subscriptions) - time.monotonic()
+                if wait_s > 0:
+                    self._awake.acquire(timeout=min(wait_s, threading.TIMEOUT_MAX))
+                    continue
             try:
                 self._tick(watch, subscriptions, everybody=asked > self._served)
             except Exception as error:
                 self._on_error(error)
                 self._put_off(subscriptions)
-            with self._changed:
-                self._served = asked
-                self._changed.notify_all()
+            if asked > self._served:
+                with self._changed:
+                    self._served = asked
+                    self._changed.notify_all()
+
+    def _left(self) -> bool:
+        """End this thread, if nobody has come meanwhile."""
+        with self._changed:
+            if not self._subscriptions:
+                self._leave_thread()
+            return not self._subscriptions
 
     def _tick(self, watch: Watch, subscriptions: Sequence[Subscription], *, everybody: bool) -> None:
         now_s = time.monotonic()
@@ -313,6 +326,10 @@ class Sampler:
         if ownership is not None:
             ownership.forget()
         self._reset()
+
+
+def _next_s(subscriptions: Sequence[Subscription]) -> float:
+    return min([each.due_s for each in subscriptions if each.interval_s is not None], default=float("inf"))
 
 
 _SAMPLERS: weakref.WeakSet[Sampler] = weakref.WeakSet()

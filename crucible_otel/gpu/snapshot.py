@@ -8,7 +8,7 @@ from typing import Final
 
 from crucible_otel.gpu.backend import Device, FastReading, ProcessReading, SlowReading
 
-__all__ = ["EMPTY", "NO_FAST", "DeviceState", "Energy", "GpuSnapshot", "Totals"]
+__all__ = ["EMPTY", "NO_FAST", "Counted", "DeviceState", "Energy", "GpuSnapshot"]
 
 NO_FAST: Final = FastReading()
 """Of a device that another process reports: nothing was read but its energy."""
@@ -80,21 +80,38 @@ class GpuSnapshot:
     taken_ns: int
     devices: tuple[DeviceState, ...] = ()
 
+    @property
+    def held(self) -> frozenset[str]:
+        """UUIDs of the devices on which this process holds memory."""
+        return frozenset(
+            state.device.uuid for state in self.devices if state.torch_reserved_bytes or state.process.memory_bytes
+        )
+
 
 EMPTY: Final = GpuSnapshot(taken_s=float("-inf"), taken_ns=0)
 
 
-class _Counted(Mapping[str, Mapping[str, float]]):
-    """The counters as they were after a reading, added up when somebody looks: few readings are looked at.
+class Counted(Mapping[str, Mapping[str, float]]):
+    """The counters of one device, from the moment this process begins to report it, as they were after a reading.
 
-    It remembers the one before and what was read since. Two threads that look at once find the same.
+    A driver that is loaded anew begins at 0: what had been counted stays, and is added to. They are added up when
+    somebody looks, for few readings are looked at: it remembers the one before and what was read since. Two threads
+    that look at once find the same.
     """
 
-    __slots__ = ("_done", "_since")
+    __slots__ = ("_done", "_since", "_waiting")
 
-    def __init__(self, since: tuple[_Counted, FastReading | SlowReading | int] | None) -> None:
+    def __init__(self, since: tuple[Counted, FastReading | SlowReading | int] | None = None) -> None:
         self._since = since
+        self._waiting: int = 0 if since is None else since[0]._waiting + 1
         self._done: tuple[_Entries, _Entries] | None = ({}, {}) if since is None else None
+
+    def after(self, reading: FastReading | SlowReading | int) -> Counted:
+        """Return them with what a reading has more than the one before; a number is that of new XIDs."""
+        found = Counted((self, reading))
+        if found._waiting >= _MOST_WAITING:  # nobody may ever look
+            found.add_up()
+        return found
 
     def add_up(self) -> tuple[_Entries, _Entries]:
         """Return the last values and the sums, which nobody changes."""
@@ -111,7 +128,7 @@ class _Counted(Mapping[str, Mapping[str, float]]):
             for reading in reversed(readings):
                 _add(reading, last, sums)
             self._done = done = last, sums
-            self._since = None
+            self._since, self._waiting = None, 0
         return done
 
     def __getitem__(self, name: str) -> Mapping[str, float]:
@@ -144,56 +161,39 @@ def _add(reading: FastReading | SlowReading | int, last: _Entries, sums: _Entrie
             before[key] = value
 
 
-class Totals:
-    """The counters of one device, from the moment this process begins to report it.
-
-    A driver that is loaded anew begins at 0: what had been counted stays, and is added to.
-
-    Attributes:
-        sums: The amounts, as they are now: counter -> entry -> amount.
-    """
-
-    def __init__(self) -> None:
-        self.sums = _Counted(None)
-        self._waiting = 0
-
-    def take(self, reading: FastReading | SlowReading | int) -> None:
-        """Add what a reading has more than the one before; a number is that of new XIDs."""
-        now = self.sums = _Counted((self.sums, reading))
-        self._waiting += 1
-        if self._waiting >= _MOST_WAITING:  # nobody may ever look
-            now.add_up()
-            self._waiting = 0
-
-
+@dataclass(frozen=True, slots=True)
 class Energy:
     """The energy of one device from the moment this process reads it, whoever reports it; else integrated power.
 
     Attributes:
         power_w: Power drawn at the last reading.
+        last_j: What the energy counter last said; None without one.
+        counted_j: Energy by the counter.
+        integrated_j: Energy by integrated power.
+        power: When power was last told, and how much; None when it never was.
     """
 
-    def __init__(self) -> None:
-        self.power_w: float | None = None
-        self._last_j: float | None = None
-        self._counted_j = self._integrated_j = 0.0
-        self._power: tuple[float, float] | None = None
+    power_w: float | None = None
+    last_j: float | None = None
+    counted_j: float = 0.0
+    integrated_j: float = 0.0
+    power: tuple[float, float] | None = None
 
-    def take(self, energy_j: float | None, power_w: float | None, now_s: float) -> None:
-        """Add what was used since the reading before."""
-        self.power_w = power_w
+    def after(self, energy_j: float | None, power_w: float | None, now_s: float) -> Energy:
+        """Return it with what was used since the reading before."""
+        counted_j, integrated_j, power = self.counted_j, self.integrated_j, self.power
         if energy_j is not None:
-            last_j = energy_j if self._last_j is None else self._last_j
-            self._counted_j += energy_j - last_j if energy_j >= last_j else energy_j
-            self._last_j = energy_j
+            last_j = energy_j if self.last_j is None else self.last_j
+            counted_j += energy_j - last_j if energy_j >= last_j else energy_j
         if power_w is not None:
-            if self._power is not None:
-                before_s, before_w = self._power
-                self._integrated_j += (now_s - before_s) * (before_w + power_w) / 2
-            self._power = now_s, power_w
+            if power is not None:
+                before_s, before_w = power
+                integrated_j += (now_s - before_s) * (before_w + power_w) / 2
+            power = now_s, power_w
+        return Energy(power_w, self.last_j if energy_j is None else energy_j, counted_j, integrated_j, power)
 
     def total(self) -> tuple[float | None, bool]:
         """Return the energy in joules, and whether it is integrated power."""
-        if self._last_j is not None:
-            return self._counted_j, False
-        return (self._integrated_j, True) if self._power is not None else (None, False)
+        if self.last_j is not None:
+            return self.counted_j, False
+        return (self.integrated_j, True) if self.power is not None else (None, False)

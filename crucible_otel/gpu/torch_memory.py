@@ -5,7 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-__all__ = ["allocator_bytes"]
+__all__ = ["allocator_bytes", "is_loaded"]
+
+
+def is_loaded() -> bool:
+    """Whether the program has PyTorch."""
+    return "torch" in sys.modules
 
 
 def allocator_bytes(name: str) -> tuple[int, int] | None:
