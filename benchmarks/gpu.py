@@ -39,6 +39,8 @@ TICKS_A_COLLECTION: Final = 12
 """At the default intervals: it makes out what they were told."""
 CACHES = bytearray(64 * 1024 * 1024)
 """More than fits into the caches of a processor."""
+TRIED: Final = 10
+"""Ticks before a sampler is measured: with the first ones it learns what the devices can be asked."""
 COLDER: Final = 6
 """Of how many cycles one is also measured with cold caches, which takes longer."""
 
@@ -70,6 +72,11 @@ class Cost:
     def of_a_core_cold(self) -> float:
         """The same with cold caches."""
         return self.cold_us / 1e6 / INTERVAL_S
+
+    @property
+    def of_a_core_collected(self) -> float:
+        """Part of a core that cold ticks and a collection a minute take together."""
+        return self.of_a_core_cold + self.collect_us / 1e6 / INTERVAL_S / TICKS_A_COLLECTION
 
 
 class CollectingMeter:
@@ -151,9 +158,10 @@ def awake(gpus: int, folder: Path, duration_s: float, interval_s: float = INTERV
     """Return how often a sampler ticked in a time, and the part of a core that its thread took."""
     with stub(gpus, folder).loaded():
         sampler, taken = Sampler(NvmlBackend, lambda: Ownership(None)), list[GpuSnapshot]()
-        subscription = sampler.subscribe(interval_s, taken.append, detailed=False)
-        while not taken:
+        subscription = sampler.subscribe(0.01, taken.append, detailed=False)
+        while len(taken) < TRIED:
             time.sleep(0.01)
+        subscription.set_interval(interval_s)
         (thread,) = (each for each in threading.enumerate() if each.name == "crucible-otel-gpu")
         clock = time.pthread_getcpuclockid(thread.ident or 0)
         begun_s, before_s, ticks = time.monotonic(), time.clock_gettime(clock), len(taken)
@@ -165,21 +173,42 @@ def awake(gpus: int, folder: Path, duration_s: float, interval_s: float = INTERV
     return ticks, part
 
 
+def waking(duration_s: float, interval_s: float = INTERVAL_S) -> float:
+    """Return the part of a core that a thread takes which wakes up so often and does nothing."""
+    spent_s = 0.0
+
+    def wake() -> None:
+        nonlocal spent_s
+        lock, begun_s = threading.Lock(), time.thread_time()
+        lock.acquire()
+        for _ in range(max(round(duration_s / interval_s), 1)):
+            lock.acquire(timeout=interval_s)
+        spent_s = time.thread_time() - begun_s
+
+    thread = threading.Thread(target=wake)
+    thread.start()
+    thread.join()
+    return spent_s / duration_s
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cycles", type=int, default=CYCLES, help="how often 30 s are measured")
     parser.add_argument("--awake", type=float, metavar="SECONDS", help="let a real sampler run for so long, too")
     options = parser.parse_args(argv)
-    print("GPUs  us a tick  us a GPU    cold  us a collection  series  of a core, every 5 s     cold")
+    print("GPUs  us a tick  us a GPU    cold  us a collection  series  of a core, every 5 s     cold  and collected")
     with tempfile.TemporaryDirectory() as folder:
         for gpus in GPUS:
             cost = measure(gpus, Path(folder) / str(gpus), options.cycles)
             print(
                 f"{gpus:>4}  {cost.tick_us:>9.0f}  {cost.tick_us / gpus:>8.0f}  {cost.cold_us:>6.0f}"
-                f"  {cost.collect_us:>15.0f}  {cost.series:>6}  {cost.of_a_core:>22.4%}  {cost.of_a_core_cold:>7.4%}",
+                f"  {cost.collect_us:>15.0f}  {cost.series:>6}  {cost.of_a_core:>22.4%}  {cost.of_a_core_cold:>7.4%}"
+                f"  {cost.of_a_core_collected:>13.4%}",
                 flush=True,
             )
+        if options.awake:
+            print(f"a thread that only wakes up every 5 s: {waking(options.awake):.4%} of a core", flush=True)
         for gpus in GPUS if options.awake else ():
             ticks, part = awake(gpus, Path(folder) / f"awake{gpus}", options.awake)
             print(f"a sampler of {gpus} GPUs, {ticks} ticks in {options.awake:g} s: {part:.4%} of a core", flush=True)
