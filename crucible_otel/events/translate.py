@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from crucible_otel.events.outcome import result_named
 from crucible_otel.semconv.aliases import SYNONYMS, VALUES_OUT
@@ -13,7 +13,8 @@ from crucible_otel.semconv.registry import ALIASES, EVENTS
 
 Pair = tuple[dict[str, Any], dict[str, Any]]
 _CONTEXT = frozenset({"workflow", "run_id", "stage", "model", "epoch", "total_steps", "total_epochs"})
-_MAX_NS = 1e19
+LONGEST_NS: Final = 10**18
+"""Durations are below this, some thirty years: a longer one is a mistake, and may begin before any time there is."""
 
 
 def text_keys(given: object) -> dict[str, Any]:
@@ -27,14 +28,14 @@ def text_keys(given: object) -> dict[str, Any]:
 
 
 def nanoseconds(value: Any, scale: float = 1.0) -> int | None:
-    """Return a duration as whole nanoseconds; None for what is no number of zero or more. Never raises.
+    """Return a duration as whole nanoseconds; None for what is none. Never raises.
 
     Args:
         value: The duration.
         scale: Nanoseconds in its unit.
     """
     try:
-        if isinstance(value, bool) or not 0 <= value < _MAX_NS / scale:
+        if isinstance(value, bool) or not 0 <= value < LONGEST_NS / scale:
             return None
         return value if type(value) is int and scale == 1.0 else round(float(value) * scale)
     except Exception:

@@ -93,7 +93,7 @@ TOO_LARGE = Cause(
 UNWRITABLE = Cause(
     "unwritable",
     "some of it cannot be written as OTLP",
-    "keep halves of surrogate pairs out of names and messages, as str.encode() would refuse them",
+    "keep halves of surrogate pairs out of names and messages, as str.encode() would refuse them, and times after 1970",
 )
 
 REFUSED = Cause(

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NoOpTracer, SpanContext, Tracer
 
+from crucible_otel.events.translate import LONGEST_NS
 from crucible_otel.otel.buffer import SPAN_KEY, SpanBuffer, Under
 
 if TYPE_CHECKING:
     from crucible_otel.otel.handle import Owner
     from crucible_otel.otel.operations import Prepared
     from crucible_otel.otel.record import Shape
-
-LONGEST_NS: Final = 2**62
-"""Durations of rows are below this, so that a sum of two is one of 64 bits."""
 
 _MOST: Final = 4_096
 
@@ -48,7 +46,7 @@ class Places:
     """
 
     def __init__(self, slow_ns: int) -> None:
-        self._slow_ns = slow_ns
+        self._slow_ns = min(slow_ns, LONGEST_NS)
         self._known: dict[tuple[Any, ...], Place] = {}
         self.gate: list[None] = []
 

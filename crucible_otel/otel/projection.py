@@ -16,6 +16,7 @@ from crucible_otel.events.outcome import Terminated
 from crucible_otel.events.runtime import Runtime
 from crucible_otel.events.sanitize import Refusals
 from crucible_otel.events.scope import Scope, carrying, chain, current, innermost
+from crucible_otel.events.translate import LONGEST_NS
 from crucible_otel.otel.attributes import of_end, of_event
 from crucible_otel.otel.buffer import THINNED
 from crucible_otel.otel.engine import Engine
@@ -280,7 +281,7 @@ class TelemetryProjection:
 
     def _after_the_fact(self, template: str, event: Event, attributes: dict[str, Any]) -> Span | None:
         duration = event.measurements.get("duration")
-        if not isinstance(duration, (int, float)) or not 0 <= duration < 1e19:
+        if not isinstance(duration, (int, float)) or not 0 <= duration < LONGEST_NS:
             return None
         return self._tracer.start_span(
             named(template, event), attributes=attributes, start_time=event.time_ns - int(duration)

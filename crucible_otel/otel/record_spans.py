@@ -21,6 +21,7 @@ from crucible_otel.events.event import Event
 from crucible_otel.events.runtime import runtime
 from crucible_otel.events.sanitize import Refusals
 from crucible_otel.events.scope import Scope, in_context
+from crucible_otel.events.translate import LONGEST_NS
 from crucible_otel.otel.attributes import of_event
 from crucible_otel.otel.buffer import SPAN_KEY, SpanBuffer
 from crucible_otel.otel.handle import Owner
@@ -30,7 +31,7 @@ from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.names import RESULT
 
 _NUMBERS = frozenset((float, int))
-_LONGEST_S = 1e9
+_LONGEST_S = LONGEST_NS / 1e9
 
 
 class _Ended(NamedTuple):

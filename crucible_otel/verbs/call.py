@@ -11,16 +11,15 @@ from crucible_otel.events.context import current_context
 from crucible_otel.events.names import text
 from crucible_otel.events.outcome import as_error, result_of
 from crucible_otel.events.runtime import runtime
-from crucible_otel.events.translate import nanoseconds
+from crucible_otel.events.translate import LONGEST_NS, nanoseconds
 from crucible_otel.semconv.call import CALL_OPERATION
-from crucible_otel.verbs.given import guarded, whole
+from crucible_otel.verbs.given import NANOSECONDS, guarded, whole
 from crucible_otel.verbs.quiet import QUIET_CALL
 from crucible_otel.verbs.timed import Timed
 
 T = TypeVar("T")
 
 _PHASES = _QUEUE, _SERIALIZE, _EXECUTE, _DESERIALIZE = CALL_OPERATION.stop.parts
-_LONG_NS = 10**19
 _SUSPENDING = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE
 
 
@@ -34,7 +33,7 @@ def _read(measured: dict[str, int], name: str, value: object) -> None:
     """Note how long a phase took, if that can be read."""
     read = nanoseconds(value)
     if read is None:
-        runtime().refuse(f"call({name})", value, "a number of nanoseconds is needed")
+        runtime().refuse(f"call({name})", value, NANOSECONDS)
     else:
         measured[name] = read
 
@@ -64,19 +63,19 @@ class Call(Timed):
             deserialize_ns: Nanoseconds spent decoding the result.
         """
         measured = self._measurements
-        if type(queue_ns) is int and 0 <= queue_ns < _LONG_NS:
+        if type(queue_ns) is int and 0 <= queue_ns < LONGEST_NS:
             measured[_QUEUE] = queue_ns
         elif queue_ns is not None:
             _read(measured, _QUEUE, queue_ns)
-        if type(serialize_ns) is int and 0 <= serialize_ns < _LONG_NS:
+        if type(serialize_ns) is int and 0 <= serialize_ns < LONGEST_NS:
             measured[_SERIALIZE] = serialize_ns
         elif serialize_ns is not None:
             _read(measured, _SERIALIZE, serialize_ns)
-        if type(execute_ns) is int and 0 <= execute_ns < _LONG_NS:
+        if type(execute_ns) is int and 0 <= execute_ns < LONGEST_NS:
             measured[_EXECUTE] = execute_ns
         elif execute_ns is not None:
             _read(measured, _EXECUTE, execute_ns)
-        if type(deserialize_ns) is int and 0 <= deserialize_ns < _LONG_NS:
+        if type(deserialize_ns) is int and 0 <= deserialize_ns < LONGEST_NS:
             measured[_DESERIALIZE] = deserialize_ns
         elif deserialize_ns is not None:
             _read(measured, _DESERIALIZE, deserialize_ns)
@@ -143,7 +142,7 @@ class Call(Timed):
                 and serialize_ns >= 0  # type: ignore[operator]
                 and execute_ns >= 0  # type: ignore[operator]
                 and deserialize_ns >= 0  # type: ignore[operator]
-                and nbytes >= 0
+                and not nbytes >> 53  # it is neither negative nor so large that it is a mistake
                 and error is None
                 and not self._yields
             ):
@@ -170,7 +169,7 @@ class Call(Timed):
         measured: dict[str, int] = {}
         duration = nanoseconds(duration_ns)
         if duration is None:
-            current.refuse("call.record(duration_ns)", duration_ns, "a number of nanoseconds is needed")
+            current.refuse("call.record(duration_ns)", duration_ns, NANOSECONDS)
             return
         for name, value in zip(_PHASES, phases, strict=True):
             if value is not None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from crucible_otel.events.runtime import runtime
 from crucible_otel.events.translate import nanoseconds, text_keys
+from crucible_otel.otel.values import LARGE
 
 P = ParamSpec("P")
 R = TypeVar("R")
 _SECOND_NS = 1e9
+NANOSECONDS: Final = "a number of nanoseconds below 10**18 is needed"
+SECONDS: Final = "a number of seconds below 10**9 is needed"
+"""What to say of a duration that is none."""
 
 
 def guarded(verb: Callable[P, None]) -> Callable[P, None]:
@@ -39,7 +43,7 @@ def _kept_apart(verb: Callable[P, None], *, when_off: bool) -> Callable[P, None]
 
 
 def whole(value: Any, what: str, *, least: int | None = None) -> int | None:
-    """Return a whole number; None, after refusing it, for anything else but None.
+    """Return a whole number of a size that makes sense; None, after refusing it, for anything else but None.
 
     Args:
         value: Any integer, also NumPy's, or a float without a fraction.
@@ -48,13 +52,16 @@ def whole(value: Any, what: str, *, least: int | None = None) -> int | None:
     """
     if value is None:
         return None
+    needed = "a whole number" + ("" if least is None else f" of at least {least}")
     try:
         number = int(value) if isinstance(value, float) and value.is_integer() else operator.index(value)
-        if least is None or number >= least:
+        if abs(number) >= LARGE:
+            needed = "a whole number below 2**53"
+        elif least is None or number >= least:
             return number
     except Exception:
         pass
-    runtime().refuse(what, value, "a whole number" + ("" if least is None else f" of at least {least}") + " is needed")
+    runtime().refuse(what, value, f"{needed} is needed")
     return None
 
 
@@ -62,7 +69,7 @@ def duration_ns(seconds: Any, what: str) -> int | None:
     """Return a duration in nanoseconds; None, after refusing it, for anything else but None."""
     found = nanoseconds(seconds, _SECOND_NS)
     if found is None and seconds is not None:
-        runtime().refuse(what, seconds, "a number of seconds is needed")
+        runtime().refuse(what, seconds, SECONDS)
     return found
 
 

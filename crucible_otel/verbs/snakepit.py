@@ -14,7 +14,7 @@ from crucible_otel.events.translate import nanoseconds
 from crucible_otel.semconv.aliases import SNAKEPIT
 from crucible_otel.verbs import tensor
 from crucible_otel.verbs.emit import execute
-from crucible_otel.verbs.given import mapping, present, quietly, whole
+from crucible_otel.verbs.given import NANOSECONDS, mapping, present, quietly, whole
 from crucible_otel.verbs.inference import tokens_per_second
 
 __all__ = [
@@ -247,7 +247,7 @@ def _time(function: str, **given: Any) -> dict[str, int]:
     found = {name: nanoseconds(value) for name, value in given.items()}
     for name, value in given.items():
         if value is not None and found[name] is None:
-            runtime().refuse(f"{function}({name})", value, "a number of nanoseconds is needed")
+            runtime().refuse(f"{function}({name})", value, NANOSECONDS)
     return present(**found)
 
 

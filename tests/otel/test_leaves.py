@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
+from crucible_otel.events.translate import LONGEST_NS
 from crucible_otel.otel import leaves as leaves_module
 from crucible_otel.otel import segments as segments_module
 from crucible_otel.otel.buffer import SpanBuffer, Under
@@ -22,7 +23,7 @@ from crucible_otel.otel.engine import Engine
 from crucible_otel.otel.feeds import whole_bound
 from crucible_otel.otel.handle import Owner
 from crucible_otel.otel.leaves import FULL, Leaves
-from crucible_otel.otel.places import LONGEST_NS, Place
+from crucible_otel.otel.places import Place
 from crucible_otel.otel.record import Record, Shape
 from crucible_otel.otel.sampling import Sampling
 from crucible_otel.otel.segments import Segment, Segments

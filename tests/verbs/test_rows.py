@@ -214,3 +214,44 @@ def test_a_phase_of_another_kind_costs_no_call(capture: Capture, wide: Any) -> N
             made.record(5_000_000_000, **{**ALL, "queue_ns": queue_ns})
     assert 3 == capture.value("crucible.calls")
     assert 3 == len(capture.named("call a.f"))
+
+
+REFUSED = "crucible.sdk.refused_attributes"
+
+
+@pytest.mark.parametrize(("nbytes", "is_said"), [(2**52, True), (2**53, False), (2**63, False), (2**70, False)])
+def test_a_size_that_is_a_mistake_costs_no_call(
+    capture: Capture, caplog: pytest.LogCaptureFixture, nbytes: int, is_said: bool
+) -> None:
+    """Neither its span nor the metric says a size, which is counted and said; the others of the chunk do."""
+    capture.configure()
+    made = cx.call("a", "f")
+    with cx.stage("s"):
+        for size in (5, nbytes, 7):
+            made.record(5_000, **{**ALL, "nbytes": size})
+    sizes = [5, nbytes, 7] if is_said else [5, 7]
+    found = [(span.attributes or {}).get("crucible.call.io_bytes") for span in capture.named("call a.f")]
+    assert 3 == capture.value("crucible.calls") == len(found)
+    assert sizes == sorted([size for size in found if size is not None], key=sizes.index)
+    assert sum(sizes) == capture.value("crucible.call.io")
+    said = [f"call.record(nbytes)={nbytes} cannot be used; a whole number below 2**53 is needed"] * (not is_said)
+    assert said == [record.message for record in caplog.records]
+    assert (None if is_said else 1) == capture.value(REFUSED, crucible__sdk__refusal__reason="dropped")
+
+
+@pytest.mark.parametrize("more", [{}, {**ALL, "nbytes": 5}, {"queue_ns": 3}])
+@pytest.mark.parametrize(
+    ("duration_ns", "is_one"), [(10**18 - 1, True), (10**18, False), (2**62, False), (10**30, False)]
+)
+def test_a_duration_that_is_a_mistake_is_refused(
+    capture: Capture, caplog: pytest.LogCaptureFixture, duration_ns: int, is_one: bool, more: dict[str, int]
+) -> None:
+    """It would have begun before there was time; a span that begins in 1970 can still be written."""
+    capture.configure()
+    with cx.stage("s"):
+        cx.call("a", "f").record(duration_ns, **more)
+        cx.call("a", "f").record(5_000, **more)
+    assert 1 + is_one == capture.value("crucible.calls") == len(capture.named("call a.f"))
+    assert capture.encoded("spans")
+    said = f"call.record(duration_ns)={duration_ns} cannot be used; a number of nanoseconds below 10**18 is needed"
+    assert [said] * (not is_one) == [record.message for record in caplog.records]
