@@ -19,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, get_current_span, set_span_in_context
 
 from crucible_otel.export.encode_logs import log_fields
-from crucible_otel.export.protobuf import attributes as attribute_fields
+from crucible_otel.export.protobuf import attributes
 from crucible_otel.export.queues import LogQueue
 from crucible_otel.export.sizes import size_of_attributes
 
@@ -51,7 +51,7 @@ class EventRecord(tuple[Any, ...]):
             severity=severity.value,
             severity_text=severity_text,
             body=body,
-            attributes=attribute_fields(6, given),
+            attributes=attributes(6, given),
             dropped=0,
             flags=flags,
             trace_id=trace_id,
