@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
@@ -37,15 +37,6 @@ TOLD = [field for field in CALL_OPERATION.stop.fields if field.measurement and f
 SHAPE = Shape("call a.f", SpanKind.INTERNAL, {}, tuple(field.attribute for field in TOLD))
 DURATION = "crucible.call.duration"
 RECORDED = {(feed.metric.name, feed.scale): feed for spec in HOT for feed in spec.feeds if feed.how == "record"}
-
-
-@pytest.fixture
-def switching() -> Iterator[None]:
-    """Have threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 class Rows:

@@ -18,7 +18,6 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 import crucible_otel as cx
@@ -26,6 +25,7 @@ from crucible_otel.events.runtime import runtime
 from crucible_otel.export import providers
 from crucible_otel.semconv.training import STEP_EVENT
 from tests.captured import Capture, listen
+from tests.samplers import Asked
 
 pytestmark = pytest.mark.usefixtures("fresh", "no_complaints")
 
@@ -208,40 +208,26 @@ def test_the_parent_decides(capture: Capture, remote: bool, flags: int) -> None:
     assert 10 == capture.value("crucible.training.steps")
 
 
-class Asked(Sampler):
-    """Does something when it is asked of a step, and keeps it."""
-
-    def __init__(self, act: Any) -> None:
-        self.act, self.asked = act, 0
-
-    def should_sample(self, parent_context: Any, trace_id: int, name: str, *given: Any, **more: Any) -> SamplingResult:
-        if name == NAME:
-            self.asked += 1
-            self.act()
-        return SamplingResult(Decision.RECORD_AND_SAMPLE)
-
-    def get_description(self) -> str:
-        return "Asked"
-
-
 def test_a_sampler_of_the_users_may_do_what_a_program_may(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked of each once, in whatever thread the records are folded, and may report and flush there."""
 
-    def act() -> None:
-        cx.memory.allocate(1, type="gpu", device="cuda:0")
-        cx.call("a", "f").record(5, queue_ns=1, serialize_ns=1, execute_ns=1, deserialize_ns=1, nbytes=1)
-        if sampler.asked == 1:
-            assert capture.telemetry is not None
-            capture.telemetry.flush(timeout_s=0.1)
+    def keeps(name: str) -> bool:
+        if name == NAME:
+            cx.memory.allocate(1, type="gpu", device="cuda:0")
+            cx.call("a", "f").record(5, queue_ns=1, serialize_ns=1, execute_ns=1, deserialize_ns=1, nbytes=1)
+            if sampler.names.count(NAME) == 1:
+                assert capture.telemetry is not None
+                capture.telemetry.flush(timeout_s=0.1)
+        return True
 
-    sampler = Asked(act)
+    sampler = Asked(keeps)
     monkeypatch.setattr(providers, "sampler", lambda settings, environ: sampler)
     capture.configure(step_sample_rate=1.0)
     with cx.train("m") as run:
         for _ in range(1_500):
             run.step(loss=0.5)
-        assert 0 < sampler.asked < 1_500  # the first thousand, by whoever folded them
-    assert 1_500 == len(capture.named(NAME)) == sampler.asked
+        assert 0 < sampler.names.count(NAME) < 1_500  # the first thousand, by whoever folded them
+    assert 1_500 == len(capture.named(NAME)) == sampler.names.count(NAME)
     assert (1_500, 1_500) == (capture.value("crucible.training.steps"), capture.value("crucible.calls"))
 
 
@@ -250,11 +236,12 @@ def test_a_sampler_that_raises_costs_spans_and_nothing_else(
 ) -> None:
     """Neither the loop, nor a collection, nor the spans of the steps it has nothing against."""
 
-    def act() -> None:
-        if sampler.asked % 2:
+    def keeps(name: str) -> bool:
+        if name == NAME and sampler.names.count(NAME) % 2:
             raise RuntimeError("a mistake")
+        return True
 
-    sampler = Asked(act)
+    sampler = Asked(keeps)
     monkeypatch.setattr(providers, "sampler", lambda settings, environ: sampler)
     capture.configure(step_sample_rate=1.0)
     with cx.train("m") as run:

@@ -7,7 +7,7 @@ import random
 import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -205,15 +205,6 @@ def test_a_root_lasts_from_its_first_span_to_its_end() -> None:
     (root,) = Found(made.fetch(), OWNER).roots
     start = clock.time_ns() - 20 * 10**9
     assert (start + 11 * 10**9, clock.time_ns()) == (root[5], root[6])
-
-
-@pytest.fixture
-def switching() -> Iterator[None]:
-    """Have threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def in_threads(number: int, work: Callable[[int], object]) -> None:

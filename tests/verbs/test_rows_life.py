@@ -16,7 +16,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.span import TraceState
 
@@ -26,6 +26,7 @@ from crucible_otel.export import providers
 from crucible_otel.otel.leaves import FULL
 from crucible_otel.verbs.call import Call
 from tests.captured import Capture, listen
+from tests.samplers import Asked
 from tests.verbs.test_hot_sampling import PARENTS, SAMPLERS
 from tests.verbs.test_rows import ALL, in_threads
 
@@ -275,23 +276,9 @@ def test_a_parent_with_a_trace_state_hands_it_on(capture: Capture) -> None:
     assert {0: 20, 1: 10} == Counter(len(span.context.trace_state) for span in capture.named(NAME))
 
 
-class Asked(Sampler):
-    """Keeps every second one."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def should_sample(self, parent_context: Any, trace_id: int, name: str, *given: Any, **more: Any) -> SamplingResult:
-        self.names.append(name)
-        return SamplingResult((Decision.RECORD_AND_SAMPLE, Decision.DROP)[name == NAME and len(self.names) % 2])
-
-    def get_description(self) -> str:
-        return "Asked"
-
-
 def test_a_sampler_of_the_users_is_asked_for_each(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once."""
-    sampler = Asked()
+    sampler = Asked(lambda name: name != NAME or len(sampler.names) % 2 == 0)
     monkeypatch.setattr(providers, "sampler", lambda settings, environ: sampler)
     capture.configure()
     with cx.stage("s"):
