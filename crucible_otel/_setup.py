@@ -33,6 +33,8 @@ logger = logging.getLogger("crucible_otel")
 
 _EXCEPTION_SIGNAL = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"
 _EXEMPLAR_FILTER = "OTEL_METRICS_EXEMPLAR_FILTER"
+_FLUSH_S = 2.0
+_LONGEST_S = 86_400.0
 _lock = threading.Lock()
 
 
@@ -62,7 +64,7 @@ class Telemetry:
         """Identity of the job this process belongs to, as its resource says."""
         return str(self._pipeline.resource.attributes.get(RUN_ID, "")) if self._pipeline is not None else ""
 
-    def flush(self, timeout_s: float = 2.0) -> bool:
+    def flush(self, timeout_s: float = _FLUSH_S) -> bool:
         """Deliver what there is.
 
         Args:
@@ -71,7 +73,10 @@ class Telemetry:
         Returns:
             Whether everything was delivered in time.
         """
-        return self._pipeline.flush(timeout_s) if self._pipeline is not None else True
+        if self._pipeline is None:
+            return True
+        given_s = _readable(timeout_s, "flush")
+        return self._pipeline.flush(_FLUSH_S if given_s is None else given_s)
 
     def shutdown(self, timeout_s: float | None = None) -> bool:
         """End what is open, deliver what there is, and stop; the second call changes nothing.
@@ -85,7 +90,7 @@ class Telemetry:
         if self._pipeline is None:
             self._leave_runtime()
             return True
-        delivered = self._pipeline.shutdown(timeout_s)
+        delivered = self._pipeline.shutdown(_readable(timeout_s, "shutdown"))
         if self._gpus is not None:
             self._gpus.close()
         self._leave_runtime()
@@ -216,6 +221,16 @@ class _Attachment(NamedTuple):
     handler: BuiltHandler
     filter: Filter | None
     every: int
+
+
+def _readable(timeout_s: Any, verb: str) -> float | None:
+    """Return a time that can be waited for, at most a day; None for what is none, which must not stop a program."""
+    if timeout_s is not None:
+        try:
+            return min(max(0.0, float(timeout_s)), _LONGEST_S)
+        except (TypeError, ValueError, OverflowError):
+            runtime().refuse(f"{verb}(timeout_s)", timeout_s, "a number of seconds is needed, the usual time is taken")
+    return None
 
 
 def _given(settings: Settings | None, fields: Mapping[str, Any]) -> Settings:

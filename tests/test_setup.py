@@ -109,6 +109,16 @@ def test_a_second_shutdown_changes_nothing(capture: Capture) -> None:
     assert telemetry.status()["enabled"] is False
 
 
+@pytest.mark.parametrize("timeout_s", [None, "1", "soon", float("inf"), float("nan"), -1, 10**400, object()], ids=str)
+def test_no_timeout_raises(capture: Capture, timeout_s: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A program must not fail in its last line for a timeout; what cannot be one is said."""
+    telemetry = capture.configure()
+    telemetry.flush(timeout_s=timeout_s)
+    telemetry.shutdown(timeout_s=timeout_s)
+    assert telemetry.status()["enabled"] is False
+    assert (timeout_s == "soon") == ("flush(timeout_s)=soon cannot be used" in caplog.text)
+
+
 def test_as_a_block_it_shuts_down_at_the_end(receiver: OtlpReceiver) -> None:
     """Everything is delivered then, to the address it was given."""
     with cx.configure(endpoint=receiver.http_endpoint, metrics_exporter=("otlp",)) as telemetry, cx.train("m") as run:
