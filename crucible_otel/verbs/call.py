@@ -91,7 +91,7 @@ class Call(Timed):
         if size is not None:
             self._measurements["bytes"] = self._measurements.get("bytes", 0) + size
 
-    def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    def run(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Call a function: one call of this kind, whatever thread makes it.
 
         Args:

@@ -92,7 +92,7 @@ class QuietCall(Nothing):
 
     timing = io = record = staticmethod(nothing)
 
-    def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    def run(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Call the function."""
         return function(*args, **kwargs)
 

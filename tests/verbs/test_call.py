@@ -190,6 +190,21 @@ def test_it_runs_a_function(capture: Capture) -> None:
     assert 3 == len(capture.named("call numpy.linalg.svd"))
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_it_runs_a_function_with_any_arguments(capture: Capture, enabled: bool) -> None:
+    """Also with such as are called like parameters of ours; each kind of function gets them."""
+    capture.configure(enabled=enabled)
+    call = cx.call("lib", "f")
+    given = {"function": 1, "self": 2, "args": 3}
+
+    async def awaited(**options: int) -> dict[str, int]:
+        return options
+
+    assert [given, given] == [call.run(dict, **given), asyncio.run(call.run(awaited, **given))]
+    assert given == call(dict)(**given)
+    assert 3 * enabled == len(capture.named("call lib.f"))
+
+
 def test_it_decorates_every_kind_of_function(capture: Capture) -> None:
     """Functions, coroutine functions, generators and asynchronous generators, each until it ends."""
     capture.configure()
