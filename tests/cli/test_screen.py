@@ -38,6 +38,16 @@ def test_a_file_gets_plain_text() -> None:
     assert stream.getvalue().endswith("\ntext\n")
 
 
+def test_a_closed_output_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started with ``>&-``, a process has no standard output at all."""
+    monkeypatch.setattr("sys.stdout", None)
+    screen = Screen()
+    screen.heading("Title")
+    screen.said("text")
+
+    assert (None, False) == (screen.encoding, screen.style("text", "bold") != "text")
+
+
 def test_a_terminal_gets_colour() -> None:
     """As long as it wants it."""
     assert "\x1b[1mtext\x1b[0m" == Screen(Terminal()).style("text", "bold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -53,7 +54,8 @@ class Screen:
     """
 
     def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
-        self._stream = stream if stream is not None else sys.stdout
+        # A process started with its standard output closed has none.
+        self._stream = stream if stream is not None else sys.stdout or io.StringIO()
         self._quiet = quiet
         self.encoding = getattr(self._stream, "encoding", None)
         self.glyphs = Glyphs.of(self.encoding)
