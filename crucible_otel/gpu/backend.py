@@ -229,7 +229,7 @@ class AtOnce(Protocol):
         """Return what this process uses of each device; None if anything failed."""
 
     def end(self) -> None:
-        """Have the devices read each by itself again; nothing is called afterwards."""
+        """Have the devices read each by itself again; whatever is called afterwards fails."""
 
 
 @runtime_checkable

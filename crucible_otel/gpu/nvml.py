@@ -10,6 +10,7 @@ import functools
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -56,6 +57,7 @@ class NvmlBackend:
         self._by_handle: dict[int | None, str] = {}
         self._event: Any = None
         self._next_fault: Callable[[], int]
+        self._at_once = weakref.WeakSet[NvmlAtOnce]()
 
     def open(self) -> None:
         """Load and initialise the library.
@@ -132,7 +134,11 @@ class NvmlBackend:
     def at_once(self, devices: Sequence[Device]) -> NvmlAtOnce | None:
         """Return what reads these devices at once; None as long as one of them has something that comes and goes."""
         readers = [self._readers[device.uuid] for device in devices]
-        return NvmlAtOnce(readers) if all(reader.settled for reader in readers) else None
+        if not all(reader.settled for reader in readers):
+            return None
+        found = NvmlAtOnce(readers)
+        self._at_once.add(found)
+        return found
 
     def refused(self, device: Device) -> Mapping[object, int]:
         """Return what the driver says that it does not do for a device: call or id of a field -> NVML's code."""
@@ -147,6 +153,8 @@ class NvmlBackend:
         self.__init__()  # type: ignore[misc]  # as new, for another open()
 
     def _let_go(self) -> None:
+        for at_once in list(self._at_once):
+            at_once.end()
         for reader in self._readers.values():
             reader.activity.close()
         if self._faults is not None:

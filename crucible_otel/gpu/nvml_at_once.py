@@ -17,7 +17,7 @@ from typing import Any, Final
 from crucible_otel.gpu.backend import FastReading, ProcessReading, SlowReading
 from crucible_otel.gpu.nvml_batch import Answers, Batch
 from crucible_otel.gpu.nvml_calls import Ask, Number
-from crucible_otel.gpu.nvml_processes import listed, own_memory, process_list
+from crucible_otel.gpu.nvml_processes import PROCESS_BYTES, listed, own_memory
 from crucible_otel.gpu.nvml_read import PartReader, slow_reading
 from crucible_otel.gpu.nvml_told import Room, ToldReading
 
@@ -147,14 +147,17 @@ class NvmlAtOnce:
         self._processes = [reader.processes for reader in readers]
         self._rooms = [each.room if each is not None else 0 for each in self._processes]
         self._counts = (ctypes.c_uint * len(readers))()
-        self._lists = [process_list(room) for room in self._rooms]
+        self._lists = (ctypes.c_char * (sum(self._rooms) * PROCESS_BYTES))()
+        self._begins = [sum(self._rooms[:place]) * PROCESS_BYTES for place in range(len(readers))]
+        self._listed: tuple[list[int], bytes] = [], b""
+        self._process: Sequence[ProcessReading] = ()
         self._process_calls = tuple(
             (
                 reader.calls.function(each.name),
                 (
                     _argument(reader.calls.handle),
                     ctypes.byref(self._counts, 4 * place),
-                    ctypes.byref(self._lists[place]),
+                    ctypes.byref(self._lists, self._begins[place]),
                 ),
             )
             for place, (reader, each) in enumerate(zip(readers, self._processes, strict=True))
@@ -165,7 +168,7 @@ class NvmlAtOnce:
     def read_fast(self) -> Callable[[], Sequence[FastReading]] | None:
         """Return what makes out what each device told; None if anything failed."""
         turn = self._rounds % 2
-        told = self._fast.copy() if _well(self._fast_calls[turn]) else None
+        told = self._fast.copy() if self._readers and _well(self._fast_calls[turn]) else None
         if told is None:
             return None
         self._rounds += 1
@@ -173,7 +176,7 @@ class NvmlAtOnce:
 
     def read_slow(self) -> Callable[[], Sequence[SlowReading]] | None:
         """Return the same of slow readings."""
-        told = self._slow.copy() if _well(self._slow_calls) else None
+        told = self._slow.copy() if self._readers and _well(self._slow_calls) else None
         if told is None or not _well(self._clock_calls):
             self._rounds -= 1  # the sample of GPM is taken again
             return None
@@ -182,19 +185,23 @@ class NvmlAtOnce:
     def read_process(self) -> Sequence[ProcessReading] | None:
         """Return what this process uses of each device; None if anything failed."""
         self._counts[:] = self._rooms  # type: ignore[assignment]  # numbers are what it takes
-        if not _well(self._process_calls):
+        if not self._readers or not _well(self._process_calls):
             return None
-        return [
-            own_memory(listed(found, count), self._pid) if processes is not None else ProcessReading()
-            for processes, found, count in zip(self._processes, self._lists, self._counts[:], strict=True)
-        ]
+        found = self._counts[:], bytes(self._lists)
+        if found != self._listed:
+            self._listed = found
+            self._process = [
+                ProcessReading() if processes is None else own_memory(listed(self._lists, count, begin), self._pid)
+                for processes, count, begin in zip(self._processes, found[0], self._begins, strict=True)
+            ]
+        return self._process
 
     def end(self) -> None:
         """Have the readers go on where this ends."""
-        for reader, room in zip(self._readers, self._fast.rooms, strict=True):
+        readers, self._readers = self._readers, ()
+        for reader, room in zip(readers, self._fast.rooms, strict=False):
             ctypes.memmove(ctypes.byref(reader.room), ctypes.byref(room), _ROOM_BYTES)
             reader.activity.passed(self._rounds)
-        self._readers = ()
 
     def _asked(self, place: int, turn: tuple[_Calls, Any] | None) -> _Calls:
         """Return the calls for a device on every tick, in the order in which its reader makes them."""

@@ -17,6 +17,8 @@ _ANSWER: Final = "24xIIQ"
 """``nvmlFieldValue_t``: (field, scope, time, latency,) type, code, value. ctypes attributes cost ten times as much."""
 _WHOLE: Final = 3
 """The type of a value that fills its eight bytes, unsigned: it can be taken as it is."""
+_LARGE: Final = min(UNKNOWN_VALUES)
+"""Below it no value stands for an unknown one."""
 _UNSIGNED: Final = 1 if sys.byteorder == "little" else -1
 """The type of a value that is the lower half of them."""
 
@@ -67,7 +69,8 @@ class Answers:
         found, values = {}, self._values
         for place, key, scale in self._batch.places.get(target, ()):
             if not values[place + 1]:
-                value = _worth(values[place], values[place + 2])
+                raw = values[place + 2]
+                value = raw if values[place] == _WHOLE and raw < _LARGE else _worth(values[place], raw)
                 if value is not None:
                     found[key] = value * scale
         return found
@@ -77,7 +80,8 @@ class Answers:
         found, values = None, self._values
         for place, _, scale in self._batch.places.get(target, ()):
             if not values[place + 1]:
-                value = _worth(values[place], values[place + 2])
+                raw = values[place + 2]
+                value = raw if values[place] == _WHOLE and raw < _LARGE else _worth(values[place], raw)
                 found = found if value is None else value * scale
         return found
 

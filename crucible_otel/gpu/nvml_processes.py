@@ -10,10 +10,12 @@ from typing import Final
 from crucible_otel.gpu.backend import ProcessReading
 from crucible_otel.gpu.nvml_calls import Calls
 
-__all__ = ["Processes", "listed", "own_memory", "process_list"]
+__all__ = ["PROCESS_BYTES", "Processes", "listed", "own_memory"]
 
 _PROCESS: Final = struct.Struct("@IQII")
 """``nvmlProcessInfo_v2_t``: process, memory, instances."""
+PROCESS_BYTES: Final = _PROCESS.size
+"""Of one of the list."""
 _NO_MEMORY: Final = 0xFFFFFFFFFFFFFFFF
 _TOO_SMALL: Final = 7
 
@@ -55,14 +57,9 @@ class Processes:
         return listed(self._list, self._count[0])
 
     def _make_room(self, room: int) -> None:
-        self.room, self._list = room, process_list(room)
+        self.room, self._list = room, (ctypes.c_char * (room * PROCESS_BYTES))()
 
 
-def process_list(room: int) -> ctypes.Array[ctypes.c_char]:
-    """Return where NVML can put so many processes."""
-    return (ctypes.c_char * (room * _PROCESS.size))()
-
-
-def listed(processes: ctypes.Array[ctypes.c_char], count: int) -> list[tuple[int, ...]]:
-    """Return process and memory of each of so many."""
-    return [_PROCESS.unpack_from(processes, place * _PROCESS.size) for place in range(count)]
+def listed(processes: ctypes.Array[ctypes.c_char], count: int, begin: int = 0) -> list[tuple[int, ...]]:
+    """Return process and memory of each of so many, from a place on."""
+    return [_PROCESS.unpack_from(processes, begin + place * PROCESS_BYTES) for place in range(count)]

@@ -16,6 +16,7 @@ __all__ = ["MHZ", "Room", "ToldReading"]
 
 MHZ: Final = 1_000_000
 _DIE: Final = 0
+_MOVED: Final = ("pcie_bytes", "nvlink_bytes")
 
 
 class Room(ctypes.Structure):
@@ -130,10 +131,10 @@ def _reasons(of: ToldReading) -> dict[str, Any]:
     return {"throttle_reasons": _named(Room.from_buffer_copy(room).reasons[0])} if "reasons" in told else {}
 
 
-def _moved(target: str, of: ToldReading) -> dict[str, Any]:
+def _moved(of: ToldReading) -> dict[str, Any]:
     fields = of.answers[2]
-    found = fields.entries(target) if fields is not None else {}
-    return {target: found} if found else {}
+    found = {target: fields.entries(target) for target in _MOVED} if fields is not None else {}
+    return {target: entries for target, entries in found.items() if entries}
 
 
 def _activity(of: ToldReading) -> dict[str, Any]:
@@ -152,8 +153,7 @@ _PARTS: Final[Mapping[tuple[str, ...], Callable[[ToldReading], Mapping[str, Any]
     ("temperature_celsius",): _temperature,
     ("clock_hz",): _clocks,
     ("throttle_reasons",): _reasons,
-    ("pcie_bytes",): functools.partial(_moved, "pcie_bytes"),
-    ("nvlink_bytes",): functools.partial(_moved, "nvlink_bytes"),
+    _MOVED: _moved,
     ("sm_active_ratio", "sm_occupancy_ratio", "dram_active_ratio", "pipe_active_ratio"): _activity,
 }
 _PART_OF: Final = {name: (names, make) for names, make in _PARTS.items() for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from crucible_otel.gpu.backend import Device, FastReading, ProcessReading, SlowReading
 
@@ -161,15 +161,14 @@ def _add(reading: FastReading | SlowReading | int, last: _Entries, sums: _Entrie
             before[key] = value
 
 
-@dataclass(frozen=True, slots=True)
-class Energy:
+class Energy(NamedTuple):
     """The energy of one device from the moment this process reads it, whoever reports it; else integrated power.
 
     Attributes:
         power_w: Power drawn at the last reading.
         last_j: What the energy counter last said; None without one.
         counted_j: Energy by the counter.
-        integrated_j: Energy by integrated power.
+        integrated_j: Energy by integrated power, as long as there is no counter.
         power: When power was last told, and how much; None when it never was.
     """
 
@@ -181,16 +180,17 @@ class Energy:
 
     def after(self, energy_j: float | None, power_w: float | None, now_s: float) -> Energy:
         """Return it with what was used since the reading before."""
-        counted_j, integrated_j, power = self.counted_j, self.integrated_j, self.power
+        _, last_j, counted_j, integrated_j, power = self
         if energy_j is not None:
-            last_j = energy_j if self.last_j is None else self.last_j
-            counted_j += energy_j - last_j if energy_j >= last_j else energy_j
-        if power_w is not None:
+            if last_j is not None:
+                counted_j += energy_j - last_j if energy_j >= last_j else energy_j
+            last_j = energy_j
+        elif power_w is not None and last_j is None:
             if power is not None:
                 before_s, before_w = power
                 integrated_j += (now_s - before_s) * (before_w + power_w) / 2
             power = now_s, power_w
-        return Energy(power_w, self.last_j if energy_j is None else energy_j, counted_j, integrated_j, power)
+        return Energy(power_w, last_j, counted_j, integrated_j, power)
 
     def total(self) -> tuple[float | None, bool]:
         """Return the energy in joules, and whether it is integrated power."""

@@ -280,3 +280,24 @@ def test_what_is_read_at_once_is_asked_no_more_than_alone(tmp_path: Path) -> Non
 
     assert counts[0] == counts[1]
     assert 24 * 8 == counts[1]["nvmlDeviceGetFieldValues"] - 4 * 8  # with the slow readings
+
+
+def test_what_was_let_go_is_not_read(tmp_path: Path) -> None:
+    """When the devices are asked for again: the samples of GPM are freed, and what was made for them has ended."""
+    stub = Stub(tmp_path, scenario("h100x8", "gpus = 1"))
+    with stub.loaded():
+        backend = NvmlBackend()
+        backend.open()
+        devices = backend.devices()
+        for _ in range(2):
+            backend.read_fast(devices[0])
+        backend.read_slow(devices[0])
+        at_once = backend.at_once(devices)
+        assert at_once is not None
+        found = [at_once.read_fast() is not None, at_once.read_slow() is not None, at_once.read_process() is not None]
+        backend.devices()
+        ended = [at_once.read_fast(), at_once.read_slow(), at_once.read_process()]
+        at_once.end()
+        backend.close()
+
+    assert ([True] * 3, [None] * 3, {}) == (found, ended, stub.misuse())
