@@ -84,6 +84,8 @@ class RawEvents:
         self, operation: Operation, measurements: dict[str, Any], metadata: dict[str, Any], seed: str, family: str
     ) -> None:
         outer = current()
+        if outer is not None and outer.ended:
+            outer.forget_ended()  # its end came in another context, a callback's: this one stays inside for ever
         if outer is not None and outer.operation is operation and outer.family != family and not outer.ended:
             told = _identity(operation, metadata)
             if told in ("", _identity(operation, outer.fields)) or not _identity(operation, outer.fields):

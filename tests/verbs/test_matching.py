@@ -285,6 +285,18 @@ def test_starts_in_contexts_that_are_gone_do_not_pile_up(
     assert 3 == capture.value("crucible.sdk.operation.evictions")
 
 
+@pairs
+def test_starts_whose_ends_come_in_callbacks_do_not_pile_up(capture: Capture, pair: str) -> None:
+    """What has ended in a copy of the context is let go, though what begins next is still inside it."""
+    capture.configure()
+    for number in range(20):
+        begin(pair, number)
+        contextvars.copy_context().run(end, pair, number)
+        assert 2 >= len(list(around(current())))
+    ended = [span.attributes for span in capture.spans if "begun" in span.attributes]
+    assert [(number, number) for number in range(20)] == [(each["begun"], each["ended"]) for each in ended]
+
+
 def test_a_workflow_outlives_the_calls_that_were_left_open_in_it(capture: Capture) -> None:
     """Of an operation that piles up only its own kind is ended."""
     capture.configure()
