@@ -116,7 +116,7 @@ def test_no_timeout_raises(capture: Capture, timeout_s: Any, caplog: pytest.LogC
     telemetry.flush(timeout_s=timeout_s)
     telemetry.shutdown(timeout_s=timeout_s)
     assert telemetry.status()["enabled"] is False
-    assert (timeout_s == "soon") == ("flush(timeout_s)=soon cannot be used" in caplog.text)
+    assert (timeout_s == "soon") == ("flush(timeout_s)='soon' cannot be used" in caplog.text)
 
 
 def test_as_a_block_it_shuts_down_at_the_end(receiver: OtlpReceiver) -> None:

@@ -242,7 +242,9 @@ class Runtime:
             self.projection.refused()
         if what not in self._refused:
             self._refused.add(what)
-            logger.warning("%s=%s cannot be used; %s", what, plain(value, max_string=100), instead)
+            shown = plain(value, max_string=100)
+            shown = repr(shown) if isinstance(value, str) else shown  # an empty one, "2", and what a terminal acts on
+            logger.warning("%s=%s cannot be used; %s", what, shown, instead)
 
     def fault(self, component: str, error: BaseException) -> None:
         """Keep an error of ours away from the user's program: count it, and say so once a component."""

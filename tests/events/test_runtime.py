@@ -112,7 +112,7 @@ def test_a_refusal_is_counted_each_time_and_said_once(caplog: pytest.LogCaptureF
             made.refuse("verb(argument)", "x" * 1_000, "a number is needed")
     assert 3 == broken.refusals
     (record,) = caplog.records
-    assert record.message.startswith("verb(argument)=xxx")
+    assert record.message.startswith("verb(argument)='xxx")
     assert len(record.message) < 200
 
 

@@ -275,6 +275,17 @@ def test_an_argument_that_cannot_be_used_is_said_once(capture: Capture, caplog: 
     assert 6 == capture.value("crucible.sdk.refused_attributes", crucible__sdk__refusal__reason="dropped")
 
 
+@pytest.mark.parametrize(("text", "shown"), [("", "''"), ("2", "'2'"), ("\x1b[31m\n", r"'\x1b[31m\n'")])
+def test_a_text_that_cannot_be_used_is_shown_as_one(
+    text: str, shown: str, capture: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else ``"2"`` looks like the number it is not, and an empty one like nothing."""
+    capture.configure()
+    cx.dataset.load("d", duration_s=text)  # type: ignore[arg-type]
+    (said,) = caplog.messages
+    assert said.startswith(f"dataset.load(duration_s)={shown} cannot be used; ")
+
+
 def test_a_bad_number_of_epochs_makes_no_endless_loop(caplog: pytest.LogCaptureFixture) -> None:
     """The run's plan counts then, and without one there are none."""
     with cx.train("m", total_epochs=2) as run:
@@ -282,7 +293,7 @@ def test_a_bad_number_of_epochs_makes_no_endless_loop(caplog: pytest.LogCaptureF
     with cx.train("m") as run:
         assert [] == list(run.epochs("three"))  # type: ignore[arg-type]
         assert [0, 1] == list(run.epochs(2.0))  # type: ignore[arg-type]
-    assert "run.epochs(total)=three cannot be used; a whole number is needed" == caplog.records[0].message
+    assert "run.epochs(total)='three' cannot be used; a whole number is needed" == caplog.records[0].message
 
 
 def test_an_error_of_ours_is_counted_and_said_once(
