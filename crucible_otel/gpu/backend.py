@@ -7,10 +7,10 @@ between 0 and 1. Totals only grow, from whatever the library starts them at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 __all__ = [
     "NOTHING",
@@ -24,7 +24,10 @@ __all__ = [
     "ProcessReading",
     "ReadsAtOnce",
     "SlowReading",
+    "Told",
 ]
+
+T_co = TypeVar("T_co", covariant=True)
 
 NOTHING: Final[Mapping[str, float]] = MappingProxyType({})
 
@@ -216,13 +219,23 @@ class GpuBackend(Protocol):
         """Let go of the library; nothing is called afterwards, except :meth:`open`."""
 
 
+class Told(Protocol[T_co]):
+    """What all devices have told, to be made out when and where it is called."""
+
+    def __call__(self) -> Sequence[T_co]:
+        """Return the reading of each device."""
+
+    def follows(self, before: object) -> bool:
+        """Whether all totals of each device were told both times, and none of them has gone down."""
+
+
 class AtOnce(Protocol):
     """Reads many devices in one go, as long as all goes well; what does not is found out by reading each by itself."""
 
-    def read_fast(self) -> Callable[[], Sequence[FastReading]] | None:
-        """Return what makes out, when and where it is called, what each device has told; None if anything failed."""
+    def read_fast(self) -> Told[FastReading] | None:
+        """Return what each device has told; None if anything failed."""
 
-    def read_slow(self) -> Callable[[], Sequence[SlowReading]] | None:
+    def read_slow(self) -> Told[SlowReading] | None:
         """Return the same of slow readings; None if anything failed: then the fast reading before it does not count."""
 
     def read_process(self) -> Sequence[ProcessReading] | None:

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import operator
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from crucible_otel.gpu.backend import FastReading, ProcessReading, SlowReading
 from crucible_otel.gpu.nvml_batch import Answers, Batch
 from crucible_otel.gpu.nvml_calls import Ask, Number
+from crucible_otel.gpu.nvml_fields import UNKNOWN_VALUES
 from crucible_otel.gpu.nvml_processes import PROCESS_BYTES, listed, own_memory
 from crucible_otel.gpu.nvml_read import PartReader, slow_reading
 from crucible_otel.gpu.nvml_told import Room, ToldReading
+from crucible_otel.gpu.snapshot import COUNTERS
 
 __all__ = ["NvmlAtOnce"]
 
+T = TypeVar("T")
 _Calls = tuple[tuple[Any, tuple[Any, ...]], ...]
 _ROOM_BYTES: Final = ctypes.sizeof(Room)
 
@@ -88,6 +92,14 @@ class _Answers:
         )
         for place, (places, each) in enumerate(zip(self.places, asked, strict=True)):
             self.calls[place] += tuple(self._ask_number(places, key, number) for key, number in each.items())
+        self._totals = None if rooms and not all(map(_counts_energy, self.places)) else _totals(self.places)
+
+    def grew(self, before: bytes, now: bytes) -> bool:
+        """Whether all totals were told both times, and none of them has gone down."""
+        if self._totals is None:
+            return False
+        old, new = self._totals.unpack_from(before), self._totals.unpack_from(now)
+        return all(map(operator.le, old, new)) and UNKNOWN_VALUES.isdisjoint((*old, *new))
 
     def copy(self) -> bytes | None:
         """Return what was told; None when one of the fields was not."""
@@ -119,6 +131,26 @@ class _Answers:
         begin = [self._take(8) for _ in number.places]
         places.numbers[key] = begin[0], struct.Struct(f"@{number.places[0]._type_._type_}")
         return _call(number.ask, len(begin), *(ctypes.byref(self.memory, each) for each in begin))
+
+
+class _Told(Generic[T]):
+    """See :class:`crucible_otel.gpu.backend.Told`."""
+
+    __slots__ = ("_answers", "_make", "_told")
+
+    def __init__(self, answers: _Answers, told: bytes, make: Callable[[], Sequence[T]]) -> None:
+        self._answers, self._told, self._make = answers, told, make
+
+    def __call__(self) -> Sequence[T]:
+        return self._make()
+
+    def follows(self, before: object) -> bool:
+        """Whether all totals were told both times, and none of them has gone down."""
+        return (
+            isinstance(before, _Told)
+            and before._answers is self._answers
+            and self._answers.grew(before._told, self._told)
+        )
 
 
 class NvmlAtOnce:
@@ -165,22 +197,23 @@ class NvmlAtOnce:
         )
         self._pid = os.getpid()
 
-    def read_fast(self) -> Callable[[], Sequence[FastReading]] | None:
+    def read_fast(self) -> _Told[FastReading] | None:
         """Return what makes out what each device told; None if anything failed."""
         turn = self._rounds % 2
         told = self._fast.copy() if self._readers and _well(self._fast_calls[turn]) else None
         if told is None:
             return None
         self._rounds += 1
-        return functools.partial(self._fast_readings, told, [bytes(each) for each in self._activity[turn]])
+        activity = [bytes(each) for each in self._activity[turn]]
+        return _Told(self._fast, told, functools.partial(self._fast_readings, told, activity))
 
-    def read_slow(self) -> Callable[[], Sequence[SlowReading]] | None:
+    def read_slow(self) -> _Told[SlowReading] | None:
         """Return the same of slow readings."""
         told = self._slow.copy() if self._readers and _well(self._slow_calls) else None
         if told is None or not _well(self._clock_calls):
             self._rounds -= 1  # the sample of GPM is taken again
             return None
-        return functools.partial(self._slow_readings, told)
+        return _Told(self._slow, told, functools.partial(self._slow_readings, told))
 
     def read_process(self) -> Sequence[ProcessReading] | None:
         """Return what this process uses of each device; None if anything failed."""
@@ -240,6 +273,18 @@ class NvmlAtOnce:
 def _of(target: str, fields: Answers | None, milli: Mapping[object, int]) -> float | None:
     found = fields.value(target) if fields is not None else None
     return milli[target] / 1000 if found is None and target in milli else found
+
+
+def _counts_energy(places: _Places) -> bool:
+    """Whether a device counts its energy among its fields, or has none: else power is integrated over all readings."""
+    targets = places.batch.places if places.batch is not None else {}
+    return not places.numbers and ("energy_j" in targets or "power_w" not in targets)
+
+
+def _totals(all_: Sequence[_Places]) -> struct.Struct:
+    """Return what takes the totals out of the answers."""
+    fields = [each for places in all_ if places.batch is not None for each in places.batch.fields]
+    return struct.Struct("=" + "".join("32xQ" if each.target in COUNTERS else "40x" for each in fields))
 
 
 def _well(calls: _Calls) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from crucible_otel.gpu.backend import FastReading, ProcessReading, SlowReading
+from crucible_otel.gpu.backend import FastReading, ProcessReading, SlowReading, Told
 from crucible_otel.gpu.selection import Chosen
 from crucible_otel.gpu.snapshot import Counted, DeviceState, Energy, GpuSnapshot
 
@@ -32,20 +33,20 @@ class Slowly:
     """Slow readings of all devices, made out when they are first asked for; two threads that ask at once make the same.
 
     Args:
-        make: Makes them.
+        told: Makes them; also an attribute.
     """
 
-    __slots__ = ("_made", "_make")
+    __slots__ = ("_made", "told")
 
-    def __init__(self, make: Callable[[], Sequence[SlowReading]]) -> None:
-        self._make = make
+    def __init__(self, told: Told[SlowReading]) -> None:
+        self.told = told
         self._made: Sequence[SlowReading] | None = None
 
     def __call__(self) -> Sequence[SlowReading]:
         """Return them."""
         made = self._made
         if made is None:
-            made = self._made = self._make()
+            made = self._made = self.told()
         return made
 
 
@@ -83,7 +84,7 @@ class Round:
         fixed: Fixed,
         before: Round | Sequence[Account],
         now_s: float,
-        fast: Callable[[], Sequence[FastReading]],
+        fast: Told[FastReading],
         slow: Slowly,
         slowly: bool,
         process: Sequence[ProcessReading],
@@ -114,25 +115,39 @@ class Round:
                 waiting.pop()  # another thread has just made it
                 continue
             at = before
-        for each in reversed(waiting):
-            fast = each._fast()
-            accounts = each._after(accounts, fast)
-            each._done = fast, accounts
-            each._before = None
-            each._waiting = 0
+        waiting.reverse()
+        counting = _counting([each._fast for each in waiting])
+        slowly = [place for place, each in enumerate(waiting) if each.slowly]
+        counted_slowly = {
+            begin
+            for begin, end, counts in zip(
+                slowly, (*slowly[1:], None), _counting([waiting[place].slow.told for place in slowly]), strict=False
+            )
+            if counts or any(counting[begin:end])  # a round that is made has to have counted all before it
+        }
+        for place, (each, counts) in enumerate(zip(waiting, counting, strict=True)):
+            fast = each._fast() if counts else ()
+            slow = each.slow() if place in counted_slowly else ()
+            accounts = each._after(accounts, fast, slow)
+            if counts:
+                each._done = fast, accounts
+                each._before = None
+                each._waiting = 0
         done = self._done
         assert done is not None
         return done
 
-    def _after(self, accounts: Sequence[Account], fast: Sequence[FastReading]) -> list[Account]:
-        found = []
-        slow = self.slow() if self.slowly else ()
-        for place, ((energy, sums), reading) in enumerate(zip(accounts, fast, strict=True)):
-            sums = sums.after(reading)
-            if self.slowly:
-                sums = sums.after(slow[place])
-            found.append(Account(energy.after(reading.energy_j, reading.power_w, self._now_s), sums))
-        return found
+    def _after(
+        self, accounts: Sequence[Account], fast: Sequence[FastReading], slow: Sequence[SlowReading]
+    ) -> Sequence[Account]:
+        if slow:
+            accounts = [Account(each.energy, each.sums.after(slow[place])) for place, each in enumerate(accounts)]
+        if not fast:
+            return accounts
+        return [
+            Account(energy.after(reading.energy_j, reading.power_w, self._now_s), sums.after(reading))
+            for (energy, sums), reading in zip(accounts, fast, strict=True)
+        ]
 
     def states(self) -> tuple[DeviceState, ...]:
         """Return the states of the devices."""
@@ -167,6 +182,14 @@ class Round:
             for place, chosen in enumerate(self.fixed.chosen)
             if self.process[place].memory_bytes or (self._torch is not None and (self._torch[place] or (0, 0))[1])
         )
+
+
+def _counting(told: Sequence[Told[Any]]) -> list[bool]:
+    """Return which of these have to be made out to count: not what lies between others and only adds to a growth."""
+    follows = [later.follows(each) for each, later in itertools.pairwise(told)]
+    return [
+        not all(follows[max(place - 1, 0) : place + 1]) or place in (0, len(told) - 1) for place in range(len(told))
+    ]
 
 
 class RoundSnapshot(GpuSnapshot):

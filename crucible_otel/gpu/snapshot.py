@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from crucible_otel.gpu.backend import Device, FastReading, ProcessReading, SlowReading
 
-__all__ = ["EMPTY", "NO_FAST", "Counted", "DeviceState", "Energy", "GpuSnapshot"]
+__all__ = ["COUNTERS", "EMPTY", "NO_FAST", "Counted", "DeviceState", "Energy", "GpuSnapshot"]
 
 NO_FAST: Final = FastReading()
 """Of a device that another process reports: nothing was read but its energy."""
@@ -18,6 +18,8 @@ _NO_PROCESS: Final = ProcessReading()
 _ENERGY: Final = "energy_j"
 _FAST_TOTALS: Final = (_ENERGY, "pcie_bytes", "nvlink_bytes")
 _SLOW_TOTALS: Final = ("throttle_time_s", "errors")
+COUNTERS: Final = frozenset((*_FAST_TOTALS, *_SLOW_TOTALS))
+"""Attributes of readings that are totals."""
 _MOST_WAITING: Final = 32
 """Readings that wait to be added up at most."""
 _Entries = dict[str, dict[str, float]]

@@ -193,6 +193,20 @@ class Watch:
         return {**states, fault.uuid: self._state(watched, True, None if state.lost else state.process)}
 
 
+class _Read:
+    """Slow readings that each device was asked for by itself."""
+
+    def __init__(self, slow: Sequence[SlowReading]) -> None:
+        self._slow = slow
+
+    def __call__(self) -> Sequence[SlowReading]:
+        return self._slow
+
+    def follows(self, before: object) -> bool:
+        """Whether they need not be made out to count: they have been counted, and are asked for no more."""
+        return False
+
+
 class _Together:
     """The devices while all of them are read at once: this process reports each, and none is lost."""
 
@@ -204,8 +218,7 @@ class _Together:
         )
         self._slow_s = min(each.slow_s for each in watched)
         self._process_s = min(each.process_s for each in watched)
-        slow = [each.slow for each in watched]
-        self._slow = Slowly(lambda: slow)
+        self._slow = Slowly(_Read([each.slow for each in watched]))
         self._process: Sequence[ProcessReading] = [each.process for each in watched]
         self._last: Round | Sequence[Account] = [Account(each.energy, each.sums) for each in watched]
         self._rounds = 0

@@ -97,7 +97,18 @@ def said(snapshot: GpuSnapshot) -> object:
         name: [(point.value, dict(point.attributes or {})) for point in points]
         for name, points in observations(snapshot).items()
     }
-    fields = [(state.name, sampled_fields(state), state.energy_estimated) for state in snapshot.devices]
+    points["hw.energy"] = [(round(value, 6), more) for value, more in points.get("hw.energy", [])]
+    points["crucible.gpu.throttle.time"] = [
+        (round(value, 6), more) for value, more in points.get("crucible.gpu.throttle.time", [])
+    ]
+    fields = [
+        (
+            state.name,
+            {name: round(value, 6) for name, value in sampled_fields(state).items()},
+            state.energy_estimated,
+        )
+        for state in snapshot.devices
+    ]
     return points, fields, snapshot.held, snapshot.taken_s, snapshot.taken_ns
 
 
