@@ -8,7 +8,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -308,3 +308,32 @@ def test_dataset_batches_are_counted_exactly_too(running: Running, receiver: Otl
     waited, sizes = (receiver.total(f"crucible.dataset.batch.{name}") for name in ("wait_time", "size"))
     assert 2 * made == waited + sizes + dropped(receiver)
     assert not merges or (made, 32 * made) == (waited, receiver.total("crucible.dataset.batch.size", of="sum"))
+
+
+def test_calls_are_counted_exactly_too(running: Running, receiver: OtlpReceiver) -> None:
+    """Reported by one object of all threads, and around blocks that say something or fail."""
+    reported = cx.call("lib", "reported")
+
+    def work(number: int) -> None:
+        for _ in range(EACH // 500):
+            reported.record(1_000, queue_ns=1, serialize_ns=2, execute_ns=3, deserialize_ns=4, nbytes=2)
+            with cx.call("lib", "block") as call:
+                call.io(3)
+            with suppress(ValueError), cx.call("lib", "failed"):
+                raise ValueError
+
+    telemetry, url, merges = running
+    with repeatedly(telemetry.flush), repeatedly(lambda: scrape(url)):
+        in_threads(work)
+    assert telemetry.shutdown(30)
+
+    made = THREADS * EACH // 500
+    functions = ("reported", "block", "failed")
+    assert [made] * 3 == [receiver.total("crucible.calls", {"code.function.name": name}) for name in functions]
+    assert 5 * made == receiver.total("crucible.call.io")
+    phases = [
+        receiver.total(f"crucible.call.{name}.duration") for name in ("queue", "serialize", "execute", "deserialize")
+    ]
+    durations = receiver.total("crucible.call.duration")
+    assert 7 * made == sum(phases) + durations + dropped(receiver)
+    assert not merges or ([made] * 4, 3 * made) == (phases, durations)
