@@ -251,6 +251,7 @@ class Pipeline:
         }
 
     def _last_word(self) -> None:
+        self.ledger.give_up()
         word = self.ledger.last_word()
         if word is not None:
             logger.warning("%s", word)

@@ -27,7 +27,7 @@ class Counts(NamedTuple):
     """The items of one signal in this process.
 
     ``accepted`` is ``delivered``, ``failed``, ``queue_full`` and what is still on its way. What came after the end, or
-    was left in the queue then, is ``failed``.
+    had not arrived then, is ``failed``; what arrives after all is ``delivered`` again.
     """
 
     accepted: int = 0
@@ -81,6 +81,7 @@ class Tally:
         self._counts = Counts()
         self._failures: dict[str, int] = {}
         self._told = (0, 0)
+        self._given_up, self._told_early = False, 0
         self.cause: Cause | None = None
         self.in_flight = 0
 
@@ -88,20 +89,25 @@ class Tally:
     def counts(self) -> Counts:
         """The counts at this moment."""
         counts = self._counts
-        if self.queue is None:
-            return counts
-        queue = self.queue.counts
-        return Counts(
-            accepted=counts.accepted + queue.offered,
-            delivered=counts.delivered,
-            failed=counts.failed + queue.ended,
-            queue_full=counts.queue_full + queue.full,
-        )
+        if self.queue is not None:
+            queue = self.queue.counts
+            counts = Counts(
+                accepted=counts.accepted + queue.offered,
+                delivered=counts.delivered,
+                failed=counts.failed + queue.ended,
+                queue_full=counts.queue_full + queue.full,
+            )
+        return counts._replace(failed=counts.undelivered - counts.queue_full) if self._given_up else counts
 
     @property
     def failures(self) -> dict[str, int]:
         """How many items exports lost, by the kind of the cause."""
-        return dict(self._failures)
+        failures = dict(self._failures)
+        if self._given_up:
+            ended = self.queue.counts.ended if self.queue is not None else 0
+            if rest := self.counts.failed - ended - sum(failures.values()):
+                failures[EXIT.kind] = failures.get(EXIT.kind, 0) + rest
+        return failures
 
     def accept(self, count: int = 1) -> None:
         """Count items that were handed over for delivery without a queue that counts them."""
@@ -119,8 +125,18 @@ class Tally:
             self._counts = self._counts._replace(failed=self._counts.failed + count)
             self._failures[cause.kind] = self._failures.get(cause.kind, 0) + count
             self.cause = cause
-        if self._on_lost is not None:
-            self._on_lost(self.signal, cause.kind if cause is PARTIAL else "export_failed", count)
+        self._tell(cause.kind if cause is PARTIAL else "export_failed", count)
+
+    def give_up(self) -> None:
+        """Count what has not arrived by now as failed: the time for it is over, and nobody waits for it."""
+        with self._lock:
+            if self._given_up:
+                return
+            counts = self.counts
+            rest = counts.undelivered - counts.lost
+            self._given_up, self._told_early = True, rest
+        if self._on_lost is not None and rest > 0:
+            self._on_lost(self.signal, "export_failed", rest)
 
     def settle(self) -> int:
         """Tell what the queue has dropped since the last time; who puts items in does not, it would cost him time.
@@ -133,11 +149,17 @@ class Tally:
         with self._lock:
             queue, (full, ended) = self.queue.counts, self._told
             self._told = (queue.full, queue.ended)
-        if self._on_lost is not None:
-            for reason, count in (("queue_full", queue.full - full), ("already_shutdown", queue.ended - ended)):
-                if count:
-                    self._on_lost(self.signal, reason, count)
+        self._tell("queue_full", queue.full - full)
+        self._tell("already_shutdown", queue.ended - ended)
         return queue.full - full
+
+    def _tell(self, reason: str, count: int) -> None:
+        """Tell of a loss, unless it was told of when it was given up."""
+        with self._lock:
+            early = max(0, min(count, self._told_early))
+            self._told_early -= early
+        if self._on_lost is not None and count > early:
+            self._on_lost(self.signal, reason, count - early)
 
 
 class Ledger:
@@ -206,6 +228,12 @@ class Ledger:
             f"telemetry is being lost: {noun} to {tally.endpoint}: {cause.reason}; {cause.remedy}. "
             f"Dropped so far: {lost or 'nothing'}."
         )
+
+    def give_up(self) -> None:
+        """Count what has not arrived by now as failed."""
+        for tally in self._tallies:
+            tally.settle()
+            tally.give_up()
 
     def last_word(self) -> str | None:
         """Say in one line what was not delivered, or None when all was. To be logged once, at the end.

@@ -50,6 +50,7 @@ class SmallPipeline:
         return good
 
     def _last_word(self) -> None:
+        self.ledger.give_up()
         if word := self.ledger.last_word():
             logging.getLogger("crucible_otel").warning(word)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -131,6 +132,31 @@ def test_leaving_is_bounded_and_has_one_last_word(place: Any, protocol: str, end
     assert endpoint in last_words[0]
     assert "Traceback" not in err
     assert "Transient" not in err
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("place", [closed_port, hung_server], ids=["refused", "hung"])
+def test_after_leaving_nothing_is_unaccounted_for(place: Any, protocol: str) -> None:
+    """What nobody answered for is failed in the status as what was refused is: nothing is on its way any more."""
+    with place() as endpoint:
+        code, out, err = run(
+            """
+            import json
+            import crucible_otel as cx
+            telemetry = cx.configure(gpu="off", metrics_exporter="otlp")
+            with cx.workflow("w"), cx.stage("s"):
+                pass
+            print(json.dumps([telemetry.shutdown(), *telemetry.status()["signals"]]))
+            """,
+            endpoint,
+            CRUCIBLE_OTEL_PROTOCOL=protocol,
+        )
+    delivered, *signals = json.loads(out)
+    assert (0, False) == (code, delivered)
+    lost = {each["signal"]: each["failed"] for each in signals}
+    assert [0, 0, 0] == [each["delivered"] for each in signals]
+    assert lost == {each["signal"]: each["accepted"] - each["queue_full"] for each in signals}
+    assert f"{lost['traces']} spans, {lost['logs']} log records, {lost['metrics']} metric points dropped" in err
 
 
 def test_an_exporter_that_never_returns_holds_nobody() -> None:
