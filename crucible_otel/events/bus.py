@@ -18,6 +18,7 @@ from crucible_otel.errors import ConfigurationError, DuplicateHandlerError
 from crucible_otel.events.event import Event
 from crucible_otel.events.handler import BuiltHandler, Handle
 from crucible_otel.events.names import EventName, dotted_all
+from crucible_otel.events.raised import raised_at
 from crucible_otel.events.translate import outward, seed_of
 from crucible_otel.semconv.model import Alias
 from crucible_otel.semconv.registry import ALIASES
@@ -73,11 +74,12 @@ class Subscription:
             self._inside.discard(thread)
 
     def report(self, error: BaseException, when: str) -> None:
-        """Log a failure, at a bounded rate."""
+        """Log a failure, at a bounded rate: where it was raised, and for who debugs the whole of it."""
         now = time.monotonic()
         if now - self._reported_s >= _REPORT_EVERY_S:
             self._reported_s = now
-            logger.warning("handler %r raised %s (%d so far)%s", self.id, type(error).__name__, self.failures, when)
+            logger.warning("handler %r raised %s (%d so far)%s", self.id, raised_at(error), self.failures, when)
+            logger.debug("what handler %r raised:", self.id, exc_info=error)
 
 
 class Bus:

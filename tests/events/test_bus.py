@@ -265,7 +265,12 @@ def test_listeners_hear_of_changes_as_long_as_they_live(runtime: Runtime) -> Non
 
 def raising(*args: Any) -> None:
     """A handler with a mistake."""
-    raise KeyError("lr")
+    raise KeyError("https://hooks.example/T0/secret")
+
+
+def line_of(function: Any, number: int) -> str:
+    """Return a line of a function as logs have it: counted from its ``def``."""
+    return f"test_bus.py:{function.__code__.co_firstlineno + number}"
 
 
 def test_a_raising_handler_is_isolated_counted_and_stays(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
@@ -276,10 +281,24 @@ def test_a_raising_handler_is_isolated_counted_and_stays(runtime: Runtime, caplo
         runtime.execute("e")
     assert 5 == len(good)
     assert {"bad": 5, "good": 0} == runtime.bus.failures()
-    assert ["handler 'bad' raised KeyError (1 so far); it stays attached"] == [
+    assert [f"handler 'bad' raised KeyError at {line_of(raising, 2)} (1 so far); it stays attached"] == [
         record.message for record in caplog.records
     ]
     assert {"bad", "good"} == set(runtime.bus.handlers())
+
+
+def test_the_whole_of_a_failure_is_for_who_debugs(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    """The message, which may hold a secret, and the traceback are there at DEBUG only."""
+    caplog.set_level(logging.DEBUG, "crucible_otel")
+    attach(runtime, ["e"], raising, handler_id="bad")
+    runtime.execute("e")
+    runtime.execute("e")
+    warning, detail = caplog.records
+    assert (logging.WARNING, None) == (warning.levelno, warning.exc_info)
+    assert "secret" not in warning.message
+    assert (logging.DEBUG, warning.name) == (detail.levelno, detail.name)
+    assert "secret" in caplog.text
+    assert "in raising" in caplog.text
 
 
 def test_failures_are_told_to_whoever_counts(runtime: Runtime) -> None:
@@ -342,7 +361,7 @@ def test_a_handler_that_raises_when_closed_is_detached_all_the_same(
     runtime.bus.attach(BuiltHandler(id="one", handle=print, close=close))
     assert runtime.bus.detach("one")
     assert {} == runtime.bus.handlers()
-    assert ["handler 'one' raised OSError (1 so far) when it was to deliver or to end"] == [
+    assert [f"handler 'one' raised OSError at {line_of(close, 1)} (1 so far) when it was to deliver or to end"] == [
         record.message for record in caplog.records if record.levelno == logging.WARNING
     ]
 
@@ -371,15 +390,20 @@ def test_a_filter_decides_by_event_and_values(runtime: Runtime) -> None:
     assert [{"loss": 2.0}, {"loss": 1.5}, {"epoch_loss": 0.1}] == [measurements for _, measurements, _ in seen]
 
 
-def test_a_filter_that_raises_drops_the_event_and_counts(runtime: Runtime) -> None:
-    """A missing key is a failure of this handler; the others are not disturbed."""
-    seen = attach(runtime, ["e"], filter=lambda event, measurements, metadata: measurements["loss"] > 1)
+def test_a_filter_that_raises_drops_the_event_and_counts(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    """A missing key is a failure of this handler, told of as where it is; the others are not disturbed."""
+
+    def loud(event: str, measurements: dict[str, Any], metadata: dict[str, Any]) -> bool:
+        return bool(measurements["loss"] > 1)
+
+    seen = attach(runtime, ["e"], filter=loud)
     other = attach(runtime, ["e"], handler_id="other")
     runtime.execute("e")
     runtime.execute("e", {"loss": 2})
     assert [("e", {"loss": 2}, {})] == seen
     assert 2 == len(other)
     assert {"one": 1, "other": 0} == runtime.bus.failures()
+    assert f"raised KeyError at {line_of(loud, 1)} (" in caplog.text
 
 
 def test_every_nth_point_event_of_a_name_is_delivered(runtime: Runtime) -> None:
