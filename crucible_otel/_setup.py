@@ -97,15 +97,24 @@ class Telemetry:
         return delivered
 
     def status(self) -> dict[str, Any]:
-        """Return what was accepted, delivered and lost, by signal; the endpoint; the handlers; what is open."""
+        """Return what was accepted, delivered and lost, by signal; the endpoint; the handlers; what is open.
+
+        A handler has its ``events``, its ``failures`` (exceptions it raised) and what it ``dropped`` (events lost to a
+        full queue, or a file or stream that did not take them).
+        """
         if self._pipeline is None:
             return {"enabled": False}
         bus = self._runtime.bus
+        failures, dropped = bus.failures(), bus.dropped()
         return {
             "enabled": not self._pipeline.ended,
             **self._pipeline.status(),
             "handlers": {
-                handler_id: {"events": events, "failures": bus.failures().get(handler_id, 0)}
+                handler_id: {
+                    "events": events,
+                    "failures": failures.get(handler_id, 0),
+                    "dropped": dropped.get(handler_id, 0),
+                }
                 for handler_id, events in bus.handlers().items()
             },
             "open": [scope.operation.name for scope in self._runtime.open_scopes.values()],

@@ -183,7 +183,7 @@ def test_the_status_tells_what_happened(capture: Capture) -> None:
     cx.attach_handler("bad", ["crucible.stage.start"], lambda *args: 1 / 0)
     with cx.workflow("w"), cx.stage("s"):
         status = telemetry.status()
-    assert (True, {"bad": {"events": ("crucible.stage.start",), "failures": 1}}) == (
+    assert (True, {"bad": {"events": ("crucible.stage.start",), "failures": 1, "dropped": 0}}) == (
         status["enabled"],
         status["handlers"],
     )
@@ -193,6 +193,16 @@ def test_the_status_tells_what_happened(capture: Capture) -> None:
     delivered = {each["signal"]: each["delivered"] for each in telemetry.status()["signals"]}
     assert 2 == delivered["traces"]
     assert 1 == capture.value("crucible.sdk.handler.failures", crucible__sdk__handler__id="bad")
+
+
+def test_the_status_tells_what_handlers_lost(capture: Capture, tmp_path: Path) -> None:
+    """Events that a file did not take are no failures, and not kept quiet about either."""
+    (tmp_path / "file").touch()
+    telemetry = capture.configure(handlers=[("jsonl", {"path": tmp_path / "file" / "x"})])
+    for _ in range(7):
+        cx.execute("e")
+    assert runtime().bus.flush(30)
+    assert {"events": None, "failures": 0, "dropped": 7} == telemetry.status()["handlers"]["crucible-kitchen-jsonl"]
 
 
 def test_the_run_id_is_the_jobs(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,10 @@ class Bus:
         """Return id -> exceptions raised so far."""
         return {key: value.failures for key, value in self._subscriptions.items()}
 
+    def dropped(self) -> dict[str, int]:
+        """Return id -> events that a handler was given and has lost so far: its queue was full, its file took none."""
+        return {key: value.handler.dropped() for key, value in self._subscriptions.items()}
+
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call a bound method whenever a handler comes or goes, as long as its object lives."""
         self._listeners = [known for known in self._listeners if known() is not None]

@@ -18,6 +18,10 @@ def _nothing_to_close() -> None:
     return None
 
 
+def _nothing_dropped() -> int:
+    return 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuiltHandler:
     """A handler with its resources, as a factory in ``handlers/`` returns it.
@@ -29,6 +33,7 @@ class BuiltHandler:
         config: Passed to ``handle`` untouched.
         flush: ``flush(timeout_s)`` delivers what was accepted; False when time ran out.
         close: Ends it; called once, after the last event.
+        dropped: How many events it was given and has lost, without an exception that would tell.
         names: Whether a handler of everything sees canonical or seed names.
     """
 
@@ -38,4 +43,5 @@ class BuiltHandler:
     config: Any = None
     flush: Callable[[float], bool] = field(default=_nothing_to_flush)
     close: Callable[[], None] = field(default=_nothing_to_close)
+    dropped: Callable[[], int] = field(default=_nothing_dropped)
     names: Literal["canonical", "seed"] = "canonical"

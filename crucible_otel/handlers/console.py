@@ -62,8 +62,13 @@ def make(
     if not isinstance(batches, bool):
         raise ConfigurationError("batches", batches, "True or False")
     names = tuple(name for name, topic in _TOPICS.items() if batches or topic != _BATCH)
+    terminal = Terminal(stream, color)
     return BuiltHandler(
-        id=ID, events=names, handle=ConsoleHandler(Terminal(stream, color), prefix=prefix), names="seed"
+        id=ID,
+        events=names,
+        handle=ConsoleHandler(terminal, prefix=prefix),
+        dropped=lambda: terminal.dropped,
+        names="seed",
     )
 
 

@@ -69,7 +69,9 @@ def make(
     if not callable(clock_ns):
         raise ConfigurationError("clock_ns", clock_ns, "a function that returns Unix nanoseconds")
     handler = JsonlHandler(file, digits=_DIGITS[precision], queue_size=queue_size, clock_ns=clock_ns)
-    return BuiltHandler(id=ID, handle=handler, flush=handler.flush, close=handler.close, names=names)
+    return BuiltHandler(
+        id=ID, handle=handler, flush=handler.flush, close=handler.close, dropped=handler.lost, names=names
+    )
 
 
 def _path(path: object) -> str:
@@ -124,6 +126,11 @@ class JsonlHandler:
     def status(self) -> dict[str, int]:
         """Return how many events were ``written``, ``dropped`` before the queue and ``failed`` at the file."""
         return {"written": self._written, "dropped": self._queue.dropped + self._oversize, "failed": self._failed}
+
+    def lost(self) -> int:
+        """Return how many events are not in the file and will not be."""
+        status = self.status()
+        return status["dropped"] + status["failed"]
 
     def flush(self, timeout_s: float) -> bool:
         """Write what was accepted; False when the time ran out."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,40 @@ def test_canonical_events_print_the_guides_lines() -> None:
     play(bus)
     assert (Path(__file__).parent / "golden" / "console.txt").read_text() == stream.getvalue()
     assert {"crucible-kitchen-console": 0} == bus.failures()
+
+
+class Closed(io.StringIO):
+    """A stream that takes nothing."""
+
+    def write(self, text: str, /) -> int:
+        """Refuse a line."""
+        raise ValueError("closed")
+
+
+def test_what_each_handler_lost_is_counted_under_its_id(tmp_path: Path) -> None:
+    """A full queue, a file that takes nothing, a stream that is closed; none where all arrives."""
+    bus = Bus()
+    os.mkfifo(tmp_path / "pipe")
+    bus.attach(build("jsonl", path=tmp_path / "pipe", queue_size=1, id="full"))
+    bus.attach(build("jsonl", path=tmp_path / "f" / "x", id="nowhere"))
+    bus.attach(build("console", stream=Closed(), id="closed"))
+    bus.attach(build("jsonl", path=tmp_path / "good", id="good"))
+    (tmp_path / "f").touch()
+    for _ in range(5):
+        play(bus)
+    everything = 5 * len(STORY)
+    # The writing thread may hold some, while nobody reads, and one waits.
+    assert everything - 4 <= bus.dropped()["full"] < everything
+    with open(tmp_path / "pipe", "rb") as reader:
+        drain = threading.Thread(target=reader.read)
+        drain.start()
+        assert bus.flush(60)
+        dropped = bus.dropped()
+        for handler_id in dropped:
+            bus.detach(handler_id)
+        drain.join()
+    del dropped["full"]
+    assert {"nowhere": everything, "closed": everything, "good": 0} == dropped
 
 
 def test_a_detached_file_holds_every_event_under_the_names_asked_for(tmp_path: Path) -> None:
