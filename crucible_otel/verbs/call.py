@@ -204,8 +204,8 @@ def call(
 
     Use it around a block, as a decorator of a function, coroutine function or generator, or as
     ``call(library, function).run(f, *args)``. As a decorator each call of the function is one, and ``{argument}`` in
-    a name is replaced by that argument. A block that says something of its call needs an object of its own
-    where another of this object may be open.
+    a name is replaced by that argument. One object may be open several times at once: ``with shared as call`` gives
+    each block the one to speak to.
 
     Args:
         library: Library that is called.

@@ -32,7 +32,7 @@ class _InRun(Managed):
     def _begin(self, *, enter: bool) -> Scope | None:
         self._run.step_aside()
         scope = self._run.runtime.open(self._operation, dict(self.fields), enter=enter)
-        self._open.append((self._run.runtime, scope))
+        self._open.append((self._run.runtime, scope, self))
         self._run.owned(self)
         return scope
 

@@ -32,7 +32,7 @@ class Managed:
 
     def __init__(self, operation: Operation, fields: dict[str, Any]) -> None:
         self._operation, self.fields = operation, fields
-        self._open: list[tuple[Runtime, Scope]] = []
+        self._open: list[tuple[Runtime, Scope, Managed]] = []
         self._yields: dict[str, Any] = {}
         self._measurements: dict[str, Any] = {}
         self._result = ""
@@ -71,7 +71,7 @@ class Managed:
     @property
     def scope(self) -> Scope | None:
         """The open scope, None outside the block."""
-        return self._open[-1][1] if self._open else None
+        return next((scope for _, scope, owner in reversed(self._open) if owner is self), None)
 
     def set(self, **fields: Any) -> None:
         """Add fields that stand on the span and in the end event."""
@@ -97,16 +97,22 @@ class Managed:
         if not current.enabled:
             return None
         scope = current.open(self._operation, dict(self.fields), enter=enter)
-        self._open.append((current, scope))
+        self._open.append((current, scope, self))
         return scope
 
     def _end(self, error: BaseException | None = None) -> None:
         ended = self._taken()
+        owner = self
         if ended is not None:
-            self._close(*ended, error)
-        self._measurements, self._yields, self._result = {}, {}, ""  # none of it is said of the next one
+            current, scope, owner = ended
+            owner._close(current, scope, error)
+        owner._forget()
 
-    def _taken(self) -> tuple[Runtime, Scope] | None:
+    def _forget(self) -> None:
+        """Forget what was said: none of it is said of the next one."""
+        self._measurements, self._yields, self._result = {}, {}, ""
+
+    def _taken(self) -> tuple[Runtime, Scope, Managed] | None:
         """Take the one that the calling context is inside of, where threads or tasks share this object."""
         around = chain(current()) if len(self._open) > 1 else ()
         for each in reversed(self._open.copy()):
@@ -138,7 +144,7 @@ class Managed:
         """Return the operation of one call; ``{name}`` in a field is replaced by that argument."""
         one = type(self).__new__(type(self))
         one.__dict__.update(self.__dict__)
-        one.fields, one._open, one._yields, one._measurements = dict(self.fields), [], {}, {}
+        one.fields, one._open, one._yields, one._measurements, one._result = dict(self.fields), [], {}, {}, ""
         if self._places is None:
             places = {key: value for key, value in self.fields.items() if isinstance(value, str) and "{" in value}
             self._places = one._places = places

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -18,9 +18,8 @@ from crucible_otel.otel.buffer import SPAN_KEY, THINNED
 from crucible_otel.otel.event_log import FAILED
 from crucible_otel.otel.live import LiveSpan
 from crucible_otel.otel.operations import HotOperation, Prepared, finish
-from crucible_otel.otel.places import Place
 from crucible_otel.otel.rows import Values
-from crucible_otel.verbs.managed import Managed
+from crucible_otel.verbs.reported import Reported
 
 _SECOND_NS = 1e9
 _OWNER: Final = 0
@@ -36,13 +35,6 @@ _Open: TypeAlias = "tuple[Timed, Runtime, Prepared, Span | None, Context, Contex
 when it started by the monotonic clock and in ns since the epoch, and the generation of the process."""
 
 
-_Next: TypeAlias = (
-    "tuple[Sequence[None], Context | None, int, Place | None, Callable[[], int], list[Any], int, Callable[[], object]]"
-)
-"""The operation's gate, the context, the limit of its duration, where it goes, the clock, the buffer, its length at
-which to fold, and what folds."""
-
-
 class _Begun:
     """What is open, for a generator: it is entered and left with each item."""
 
@@ -56,28 +48,33 @@ class _Begun:
         return self._inside
 
 
-class Timed(Managed):
+class Timed(Reported):
     """A hot operation around a block or a function."""
 
-    _ready: Prepared | None = None
-    _origin: Timed | None = None
-    """What this is a copy of, for one call of a function."""
+    _first: Timed | None = None
+    """Whose block this stands for, which was open already."""
+    _busy = False
+    """Whether it is open."""
     _suspended: Context | None = None
     """The context inside it, when it is a generator's, which ends where another one is current."""
 
-    _next: _Next = ((), None, 0, None, int, [], 0, int)
-    """How to put the next row; to be tried while the gate is not empty, in the same context."""
-
     def __enter__(self: T) -> T:
-        """Start it and make it current."""
+        """Start it and make it current.
+
+        Returns:
+            What the block may say something to: this, or where this is open already, in another thread or task or
+            around the block, one of its own.
+        """
         current = runtime()
+        one = self._beside() if self._busy else self
+        one._busy = True
         hot = current.operations.get(self._operation.name)
-        inside = self._start(current, hot) if hot is not None and hot.direct else None
+        inside = one._start(current, hot) if hot is not None and hot.direct else None
         if inside is None:
-            super()._begin(enter=True)
+            super(Timed, one)._begin(enter=True)
         else:
             make_current(inside)
-        return self
+        return one
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -89,11 +86,15 @@ class Timed(Managed):
             return
         here = current_context()
         entry = ready.hot.running.pop(id(here), None)
-        if entry is None or entry[_OWNER] is not self:
+        if entry is None or not self._owns(entry):
             self._end_elsewhere(entry, here, error)
             return
         make_current(entry[_OUTSIDE])
-        self._finish(entry, error)
+        entry[_OWNER]._finish(entry, error)
+
+    def _owns(self, entry: _Open) -> bool:
+        owner = entry[_OWNER]
+        return owner is self or (owner._first or owner) is (self._first or self)
 
     def _begin(self, *, enter: bool) -> Any:
         current = runtime()
@@ -112,41 +113,12 @@ class Timed(Managed):
 
     def _for(self: T, function: Callable[..., Any], args: Any, kwargs: Any) -> T:
         one = super()._for(function, args, kwargs)
+        one._first, one._busy = None, False
         if self._places:
             one._ready, one._next = None, Timed._next
         else:
             one._origin = self
         return one
-
-    def _row(self, duration_ns: int, *values: int) -> bool:
-        """Put one that has ended just now as a row of whole numbers, and note how to put the next.
-
-        Args:
-            duration_ns: How long it took, in nanoseconds.
-            values: All that can be measured besides, in the units of the event.
-
-        Returns:
-            False where that is not possible.
-        """
-        hot = runtime().operations.get(self._operation.name)
-        gate = hot.places.gate if hot is not None else ()
-        if hot is None or hot.leaves is None or not gate:
-            return False
-        leaves, context = hot.leaves, current_context()
-        scope = in_context(context)
-        inherited = scope.inherited if scope is not None else NOTHING
-        ready = self._ready
-        if ready is None or ready.inherited is not inherited or ready.hot is not hot:
-            ready = self._prepare(hot, inherited)
-        place = hot.place(ready, context)
-        if place is None or duration_ns >= place.limit_ns:
-            return False
-        now = hot.time_ns if place.shape is not None else int  # whose call is cheaper
-        self._next = (gate, context, place.limit_ns, place, now, leaves.buffer, leaves.full, leaves.fold)
-        leaves.buffer.extend((place, now(), duration_ns, *values))
-        if len(leaves.buffer) >= leaves.full:
-            leaves.fold()
-        return True
 
     def _another(self: T) -> T:
         """Return one more of this kind, which is never opened itself."""
@@ -157,41 +129,15 @@ class Timed(Managed):
         }  # fmt: skip
         return one
 
-    def _leaf(self, duration_ns: int, values: Values, *, full: bool = False) -> bool:
-        """Put one that has ended just now and in which nothing else happened; False where the short way is closed."""
-        hot = runtime().operations.get(self._operation.name)
-        if hot is None or not hot.direct:
-            return False
-        context = current_context()
-        scope = in_context(context)
-        inherited = scope.inherited if scope is not None else NOTHING
-        ready = self._ready
-        if ready is None or ready.inherited is not inherited or ready.hot is not hot:
-            ready = self._prepare(hot, inherited)
-        duration_s = duration_ns * 1e-9
-        for put in ready.told:
-            put(duration_s, values)
-        end_ns = hot.time_ns()
-        hot.leaf(ready, context, end_ns - duration_ns, end_ns, values, full=full)
-        return True
+    def _beside(self: T) -> T:
+        """Return one for another block of this one; it is ended by this one, or by itself."""
+        one = self._another()
+        one._first, one._open, one._result, one._busy = self._first or self, self._open, "", False
+        return one
 
-    def _leaf_of(self, duration_ns: int, measured: dict[str, Any]) -> bool:
-        """Do so with measurements by field name, in the event's units."""
-        hot = runtime().operations.get(self._operation.name)
-        if hot is None or not hot.direct:
-            return False
-        values, cut = hot.values(measured, duration_ns)
-        if cut:
-            runtime().projection.refused()  # type: ignore[union-attr]
-        return self._leaf(duration_ns, values)
-
-    def _prepare(self, hot: HotOperation, inherited: Mapping[str, Any]) -> Prepared:
-        ready = self._ready = hot.prepare(self.fields, inherited)
-        origin = self._origin
-        while origin is not None:  # whose next copy has it at once
-            origin._ready = ready
-            origin = origin._origin
-        return ready
+    def _forget(self) -> None:
+        super()._forget()
+        self._busy = False
 
     def _start(self, current: Runtime, hot: HotOperation) -> Context | None:
         """Start it; return the context inside it, None when that went wrong."""
@@ -219,25 +165,25 @@ class Timed(Managed):
         if taken is not None:  # it belongs to another object, which will miss it
             hot.running[id(here)] = taken
         left = hot.left.get(id(here))
-        if left is not None and left[_OWNER] is self:  # it has ended when telemetry did
+        if left is not None and self._owns(left):  # it has ended when telemetry did
             del hot.left[id(here)]
             make_current(left[_OUTSIDE])
         elif self._suspended is not None:
             entry = hot.running.pop(id(self._suspended), None)
             if entry is not None:
-                self._finish(entry, error)
+                entry[_OWNER]._finish(entry, error)
         elif not self._end_found(hot, here, error):
             super()._end(error)
 
     def _end_found(self, hot: HotOperation, here: Context, error: BaseException | None) -> bool:
         """End the one that the calling context is inside of; else the latest, if none was begun the other way."""
-        mine = [entry for entry in list(hot.running.values()) if entry[_OWNER] is self]
+        mine = [entry for entry in list(hot.running.values()) if self._owns(entry)]
         inside = [entry for entry in mine if _is_inside(here, entry[_SPAN])]
         for entry in reversed(inside or ([] if self._open else mine)):
             if hot.running.pop(id(entry[_INSIDE]), None) is entry:
                 if inside:
                     make_current(entry[_OUTSIDE])
-                self._finish(entry, error)
+                entry[_OWNER]._finish(entry, error)
                 return True
         return False
 
@@ -270,8 +216,9 @@ class Timed(Managed):
         except Exception as fault:
             current.fault(self._operation.name, fault)
         finally:
+            self._busy = False
             if self._measurements or self._yields or self._result:
-                self._measurements, self._yields, self._result = {}, {}, ""
+                self._forget()
 
     def _put(self, current: Runtime, ready: Prepared, duration_s: float, duration_ns: int) -> Values:
         """Put the records of one of which something was measured; return what."""
@@ -287,6 +234,7 @@ class Timed(Managed):
 
     def _abandon(self, entry: _Open, error: BaseException) -> None:
         """End one that is still open when telemetry ends; a forked child leaves its parent's to it."""
+        self._busy = False
         if entry[_GENERATION] != entry[_READY].hot.generation:
             return
         try:

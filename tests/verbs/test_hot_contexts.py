@@ -275,6 +275,60 @@ def test_threads_share_an_object_and_a_copied_context(capture: Capture, listenin
     assert 400 == capture.value("crucible.calls", code__function__name="shared")
 
 
+@BOTH_WAYS
+def test_what_a_block_says_is_said_of_it_alone(capture: Capture, listening: bool) -> None:
+    """An object that is open already gives each further block one of its own to speak to."""
+    configured(capture, listening)
+    shared = cx.call("a", "shared", bytes=1)
+    with shared as outer:
+        outer.io(10)
+        outer.fail("outer")
+        with shared as middle:
+            middle.io(100)
+            with middle as inner:
+                inner.set(depth=3)
+                inner.skip("inner")
+                inner.run(int)
+            with cx.call("a", "other"):
+                pass
+    with shared as again:
+        pass
+    assert (shared, shared) == (outer, again)
+    assert 4 == len({id(each) for each in (outer, middle, inner, None)})
+    spans = sorted(capture.named("call a.shared"), key=lambda span: span.start_time or 0)
+    assert [
+        ("failure", 11, None), ("success", 101, None), ("skip", 1, 3), ("success", 1, None), ("success", 1, None)
+    ] == [
+        tuple(span.attributes.get(name) for name in ("crucible.result", "crucible.call.io_bytes", "depth"))
+        for span in spans
+    ]  # fmt: skip
+
+
+@BOTH_WAYS
+def test_tasks_of_one_object_each_say_their_own(capture: Capture, listening: bool) -> None:
+    """What one is told while another waits is not said of the one that ends first."""
+    configured(capture, listening)
+    shared = cx.call("a", "shared")
+
+    async def work(number: int, earlier: asyncio.Event | None, later: asyncio.Event) -> None:
+        async with shared as call:
+            if earlier is not None:
+                await earlier.wait()
+            call.io(10**number)
+            call.set(number=number)
+            later.set()
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        events = [asyncio.Event() for _ in range(5)]
+        await asyncio.gather(*(work(at, events[at - 1] if at else None, events[at]) for at in reversed(range(5))))
+
+    asyncio.run(main())
+    spans = capture.named("call a.shared")
+    said = {span.attributes["number"]: span.attributes["crucible.call.io_bytes"] for span in spans}
+    assert {number: 10**number for number in range(5)} == said
+
+
 def test_an_attach_inside_does_not_end_the_call_of_another_thread(capture: Capture) -> None:
     """Whose call it is that ends is told by the span that is current, not by which began last."""
     clock = capture.stopped()
