@@ -2,12 +2,13 @@
 
 A raw start makes its operation current, as a verb does; a raw end finds it by the context it happens in, so that
 concurrent jobs do not mix. It never ends what a verb has opened. An end that finds nothing becomes a span if it says
-how long it took; a start without an end is closed at shutdown, or when too many like it are open.
+how long it took; a start without an end is closed at shutdown, or when too many like it are open. Pairs may overlap: an end that tells
+which operation it means finds it also when what it was begun in has ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _EXPECTED_ENDS = 1_024
 _OPEN, _NESTED = 10_000, 64
 """Most operations of a kind that raw starts keep open: of a process, and one inside the other."""
+_PASSED = otel_context.create_key("crucible-passed")
+_MOST_PASSED = 8
+"""Of how many open operations a context remembers that what was around them has ended."""
 
 
 class RawEvents:
@@ -137,7 +141,11 @@ class RawEvents:
         if scope is None:
             self._runtime.end_orphan(spec, measurements, {**metadata, "result": result or "success"}, error, seed)
             return
+        passed = [each for each in _up_to(current(), scope) if each.family and not each.ended]
         self._runtime.close(scope, error=error, result=result, measurements=measurements, metadata=metadata, alias=seed)
+        if passed:
+            known = (each for each in _passed() if not each.ended)
+            otel_context.attach(otel_context.set_value(_PASSED, (*known, *reversed(passed))[-_MOST_PASSED:]))
 
     def _was_expected(self, operation: Operation, family: str, told: str) -> bool:
         key = (operation.name, family, told)
@@ -161,7 +169,23 @@ def _opened(operation: Operation, told: str, family: str) -> Scope | None:
         if raw and (not told or told == _identity(operation, scope.fields) or not _identity(operation, scope.fields)):
             return scope
         scope = innermost(operation.name, scope.parent) if scope.parent is not None else None
+    for passed in reversed(_passed()):
+        if passed.operation is operation and not passed.ended and told and told == _identity(operation, passed.fields):
+            return passed
     return None
+
+
+def _up_to(scope: Scope | None, outer: Scope) -> Iterator[Scope]:
+    """Yield a scope and those around it, as far as the outer one."""
+    while scope is not None and scope is not outer:
+        yield scope
+        scope = scope.parent
+
+
+def _passed() -> tuple[Scope, ...]:
+    """Return what this context has come out of while it was open."""
+    found = otel_context.get_value(_PASSED)
+    return found if isinstance(found, tuple) else ()
 
 
 def _first(scopes: Mapping[int, Scope]) -> Scope | None:

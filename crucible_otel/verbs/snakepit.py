@@ -58,7 +58,7 @@ def call_start(operation: str, metadata: Values | None = None) -> int:
 
 @quietly
 def call_stop(start_time: int, metadata: Values | None = None, timings: Values | None = None) -> None:
-    """Emit ``snakepit.call.stop``: ends the innermost call that :func:`call_start` has begun in this context.
+    """Emit ``snakepit.call.stop``: ends the innermost call of this context, of that operation where one is told.
 
     Args:
         start_time: When it started, as :func:`call_start` returned it.
@@ -77,7 +77,7 @@ def call_exception(
     reason: object = None,
     stacktrace: Iterable[object] | str | None = None,
 ) -> None:
-    """Emit ``snakepit.call.exception``: ends the innermost call that :func:`call_start` has begun in this context.
+    """Emit ``snakepit.call.exception``: ends the innermost call of this context, of that operation where one is told.
 
     Args:
         start_time: When it started, as :func:`call_start` returned it.

@@ -197,6 +197,25 @@ def test_equals_that_interleave_do_not_mix(capture: Capture, pair: str, run: Cal
 
 @pytest.mark.parametrize("how", ENDS)
 @pairs
+def test_pairs_may_overlap_where_their_ends_tell_which(capture: Capture, pair: str, how: str) -> None:
+    """What is ended first may be what was begun first; the context from before is back when both are over."""
+    capture.configure()
+    field = OPERATIONS[operation_of(pair)].start.fields[0].name
+    before = current()
+    for name in ("outer", "inner"):
+        cx.execute(f"{pair}.start", {}, {field: name, "begun": name})
+    for name in ("outer", "inner"):
+        cx.execute(f"{pair}.{how}", {"duration": S}, {field: name, "ended": name})
+    assert (before, {}) == (current(), runtime().open_scopes)
+    cx.execute(f"{pair}.stop", {"duration": S}, {field: "inner", "ended": "again"})
+    assert [("inner", "inner"), ("outer", "outer")] == sorted(
+        (span.attributes["begun"], span.attributes["ended"]) for span in capture.spans if "begun" in span.attributes
+    )
+    assert 3 == len(capture.spans)
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pairs
 def test_an_end_without_a_start_is_a_span_of_its_duration(capture: Capture, pair: str, how: str) -> None:
     """Inside what is around it, of which it ends nothing; without a duration there is none."""
     capture.configure()
