@@ -2,8 +2,8 @@
 
 A raw start makes its operation current, as a verb does; a raw end finds it by the context it happens in, so that
 concurrent jobs do not mix. It never ends what a verb has opened. An end that finds nothing becomes a span if it says
-how long it took; a start without an end is closed at shutdown, or when too many like it are open. Pairs may overlap: an end that tells
-which operation it means finds it also when what it was begun in has ended.
+how long it took; a start without an end is closed at shutdown, or when too many like it are open. Pairs may overlap:
+an end that tells which operation it means finds it also when what it was begun in has ended.
 """
 
 from __future__ import annotations
