@@ -71,7 +71,7 @@ class Telemetry:
             timeout_s: The time for it; the call takes no longer.
 
         Returns:
-            Whether everything was delivered in time.
+            Whether what there was arrived in time; what was lost before is in :meth:`status`.
         """
         if self._pipeline is None:
             return True
@@ -85,7 +85,7 @@ class Telemetry:
             timeout_s: The time for it; the setting ``exit_timeout_s`` if left out.
 
         Returns:
-            Whether everything was delivered in time.
+            Whether everything was delivered in time, since :func:`configure`: False when anything was lost before, too.
         """
         if self._pipeline is None:
             self._leave_runtime()

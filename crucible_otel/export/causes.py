@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from crucible_otel.events.raised import raised_at
+
 __all__ = [
     "BROKEN",
     "ENDED",
@@ -26,6 +28,8 @@ __all__ = [
     "Cause",
     "best",
     "classify",
+    "raised",
+    "remedy_for",
     "without_secrets",
 ]
 
@@ -62,6 +66,7 @@ class Answer(NamedTuple):
     rejected: int = 0
 
 
+_OTLP = "OTEL_EXPORTER_OTLP_"
 _ENDPOINT = "CRUCIBLE_OTEL_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT"
 _PROTOCOL = "CRUCIBLE_OTEL_PROTOCOL or OTEL_EXPORTER_OTLP_PROTOCOL"
 _HEADERS = "CRUCIBLE_OTEL_HEADERS or OTEL_EXPORTER_OTLP_HEADERS"
@@ -217,6 +222,25 @@ def classify(observed: object) -> Cause:
             if isinstance(part, (int, BaseException)) and not isinstance(part, bool):
                 return classify(part)
     return _UNKNOWN
+
+
+def raised(error: BaseException) -> Cause:
+    """Return the cause behind what an exporter of the user's raised, which says where: it is his to mend."""
+    cause = classify(error)
+    known = cause.kind != type(error).__name__
+    where = raised_at(error)
+    return cause._replace(reason=f"{cause.reason} ({where})" if known else f"it raised {where}")
+
+
+def remedy_for(cause: Cause, exporter: str | None) -> str:
+    """Return what to change.
+
+    Args:
+        cause: The cause.
+        exporter: The class of an exporter of the user's, which our settings do not reach; None for one of ours.
+    """
+    is_ours = exporter is None or _OTLP not in cause.remedy
+    return cause.remedy if is_ours else f"look into {exporter}"
 
 
 def best(causes: Sequence[Cause]) -> Cause:

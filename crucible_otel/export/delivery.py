@@ -15,7 +15,17 @@ from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult,
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from crucible_otel.export.causes import INTERRUPTED, PARTIAL, TOO_LARGE, UNWRITABLE, Answer, Cause, best, classify
+from crucible_otel.export.causes import (
+    INTERRUPTED,
+    PARTIAL,
+    TOO_LARGE,
+    UNWRITABLE,
+    Answer,
+    Cause,
+    best,
+    classify,
+    raised,
+)
 from crucible_otel.export.chunk import Batch
 from crucible_otel.export.encode_logs import log_encoder
 from crucible_otel.export.encode_spans import span_encoder
@@ -28,6 +38,8 @@ from crucible_otel.export.sending import Send, byte_sender
 from crucible_otel.export.tally import Ledger, Tally
 
 __all__ = ["Delivery", "LogDelivery", "MetricDelivery", "SpanDelivery"]
+
+_logger = logging.getLogger("crucible_otel")
 
 _Count = Callable[[Any], int]
 
@@ -161,7 +173,9 @@ class Delivery:
                     self._renew()
                 result, unwritten = export(batch)
         except Exception as error:  # whatever an exporter does, the program that is watched goes on
-            self._observed.append(error)
+            self._observed.append(error if self._rebuild is not None else raised(error))
+            if self._rebuild is None:
+                _logger.debug("what the exporter raised:", exc_info=error)
         losses = [(UNWRITABLE, unwritten)] if unwritten else []
         answers = [seen for seen in self._observed if isinstance(seen, Answer)]
         # The SDK takes a redirect, which it does not follow, for success.
@@ -206,7 +220,7 @@ class Delivery:
             with listening():
                 self.exporter.shutdown()
         except Exception as error:  # it has ended, whatever it says
-            logging.getLogger("crucible_otel").debug("the exporter's shutdown failed: %s", type(error).__name__)
+            _logger.debug("the exporter's shutdown failed: %s", type(error).__name__)
 
     def force_flush(self, timeout_millis: float = 30_000) -> bool:
         """Flush the exporter."""

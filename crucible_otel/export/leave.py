@@ -100,7 +100,8 @@ class Departure:
             timeout_s: The time for it; the call takes no longer.
 
         Returns:
-            Whether everything was delivered in time. False after :meth:`shutdown`.
+            Whether everything that there was arrived in time; what was lost before is forgotten. False after
+            :meth:`shutdown`.
         """
         if self.closed or self._claim.locked():
             return False
@@ -115,7 +116,7 @@ class Departure:
             reason: Given to ``before_leaving``.
 
         Returns:
-            Whether everything was delivered in time.
+            Whether everything was delivered in time, and nothing was lost before.
         """
         deadline = time.monotonic() + (self.exit_timeout_s if timeout_s is None else timeout_s)
         if not self._claim.acquire(blocking=False):

@@ -129,7 +129,8 @@ def _build(
     if users is not None:
         if not callable(getattr(users, "export", None)):
             raise ConfigurationError(_OWN_EXPORTERS[signal], type(users).__name__, "an exporter with an export method")
-        return kind(users, tally=ledger.open(signal, f"your {type(users).__name__}"), ledger=ledger)
+        name = type(users).__name__
+        return kind(users, tally=ledger.open(signal, f"your {name}", exporter=name), ledger=ledger)
     where = target(settings, signal, environ)
     observed: list[object] = []
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from crucible_otel.export.backlog import Bounds, QueueCounts
-from crucible_otel.export.causes import EXIT, PARTIAL, QUEUE_FULL, Cause
+from crucible_otel.export.causes import EXIT, PARTIAL, QUEUE_FULL, Cause, remedy_for
 from crucible_otel.export.fork import in_child
 
 __all__ = ["NOUNS", "Counts", "Ledger", "Tally"]
@@ -64,13 +64,14 @@ class Tally:
     Attributes:
         signal: ``traces``, ``metrics`` or ``logs``.
         endpoint: Where it goes, without secrets.
+        exporter: The class of an exporter of the user's; None for one of ours.
         queue: The queue in front of the delivery, which counts what it accepts and drops; None where there is none.
         cause: Why the last items were lost.
         in_flight: How many items an exporter has at the moment.
     """
 
-    def __init__(self, signal: str, endpoint: str, on_lost: Lost | None = None) -> None:
-        self.signal, self.endpoint, self._on_lost = signal, endpoint, on_lost
+    def __init__(self, signal: str, endpoint: str, on_lost: Lost | None = None, *, exporter: str | None = None) -> None:
+        self.signal, self.endpoint, self.exporter, self._on_lost = signal, endpoint, exporter, on_lost
         self.queue: Queue | None = None
         self._reset()
         in_child(self._reset)
@@ -194,9 +195,9 @@ class Ledger:
         """One tally for each signal and endpoint."""
         return tuple(self._tallies)
 
-    def open(self, signal: str, endpoint: str) -> Tally:
-        """Start counting a signal towards an endpoint."""
-        tally = Tally(signal, endpoint, self._on_lost)
+    def open(self, signal: str, endpoint: str, *, exporter: str | None = None) -> Tally:
+        """Start counting a signal towards an endpoint, or an exporter of the user's."""
+        tally = Tally(signal, endpoint, self._on_lost, exporter=exporter)
         self._tallies.append(tally)
         return tally
 
@@ -225,7 +226,8 @@ class Ledger:
         noun = NOUNS[tally.signal]
         lost = _listed((each.signal, each.counts.lost) for each in self._tallies)
         self._log(
-            f"telemetry is being lost: {noun} to {tally.endpoint}: {cause.reason}; {cause.remedy}. "
+            f"telemetry is being lost: {noun} to {tally.endpoint}: {cause.reason}; "
+            f"{remedy_for(cause, tally.exporter)}. "
             f"Dropped so far: {lost or 'nothing'}."
         )
 
@@ -246,6 +248,7 @@ class Ledger:
         causes: dict[str, dict[str, Cause]] = {}
         for tally in missing:
             cause = _final_cause(tally)
+            cause = cause._replace(remedy=remedy_for(cause, tally.exporter))
             causes.setdefault(_origin(tally.endpoint), {})[cause.kind] = cause
         lost = _listed((tally.signal, tally.counts.undelivered) for tally in missing)
         places = "; ".join(

@@ -190,6 +190,25 @@ def test_flush_says_whether_everything_arrived() -> None:
         assert "False\nFalse\n" == run(code, refusing.endpoint)[1]
 
 
+@pytest.mark.parametrize(("later", "delivered"), [(False, "False\nFalse\n"), (True, "False\nTrue\nFalse\n")])
+def test_shutdown_says_whether_everything_ever_arrived(later: bool, delivered: str) -> None:
+    """A flush tells of itself alone; after one that lost something the end is not called a success."""
+    code = f"""
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+    class Once(SpanExporter):
+        answers = [SpanExportResult.FAILURE, SpanExportResult.SUCCESS]
+        def export(self, spans): return self.answers.pop(0)
+    p = SmallPipeline(span_exporter=Once())
+    p.span("lost")
+    print(p.departure.flush(10))
+    if {later}:
+        p.span("b")
+        print(p.departure.flush(10))
+    print(p.shutdown(10))
+    """
+    assert delivered == run(code, "http://127.0.0.1:9")[1]
+
+
 def test_shutdown_is_idempotent_and_safe_from_any_thread() -> None:
     """Eight threads shut down at once; all hear the same and everything is delivered once."""
     with http_server() as received:

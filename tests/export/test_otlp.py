@@ -32,7 +32,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from crucible_otel.config.settings import Settings
 from crucible_otel.errors import ConfigurationError
-from crucible_otel.export.causes import classify, without_secrets
+from crucible_otel.export.causes import QUEUE_FULL, classify, without_secrets
 from crucible_otel.export.delivery import SpanDelivery
 from crucible_otel.export.otlp import build_log_delivery, build_metric_delivery, build_span_delivery, target
 from crucible_otel.export.quiet import Quiet
@@ -386,14 +386,65 @@ class Raising(SpanExporter):
         raise RuntimeError("sk-secret")
 
 
-def test_a_users_exporter_that_raises_is_contained(said: Said) -> None:
-    """Its exception is counted and named by type; its text, which may hold anything, is not shown."""
-    delivery = build_span_delivery(settings(span_exporter=Raising()), said.ledger)
+class Connecting(Raising):
+    def export(self, spans: Any) -> SpanExportResult:
+        raise ConnectionRefusedError(111, "sk-secret")
+
+
+class Refusing(Raising):
+    def export(self, spans: Any) -> SpanExportResult:
+        return SpanExportResult.FAILURE
+
+
+@pytest.mark.parametrize(
+    ("exporter", "reason"),
+    [
+        (Raising(), "it raised RuntimeError at {line}"),
+        (Connecting(), "connection refused, nothing listens there (ConnectionRefusedError at {line})"),
+        (Refusing(), "the exporter gave no reason"),
+    ],
+    ids=["a mistake", "no connection", "no reason"],
+)
+def test_a_users_exporter_that_fails_is_contained_and_named(exporter: Any, reason: str, said: Said) -> None:
+    """What it raised is told by type and place, not by its text; settings of OTLP are not advised."""
+    delivery = build_span_delivery(settings(span_exporter=exporter), said.ledger)
+    delivery.tally.accept(2)  # as the queue does
     assert SpanExportResult.FAILURE is delivery.export(spans(2))
     delivery.shutdown()
-    assert "your Raising" in said.lines[0]
-    assert "RuntimeError" in said.lines[0]
-    assert "sk-secret" not in said.lines[0]
+    name = type(exporter).__name__
+    why = reason.format(line=f"test_otlp.py:{type(exporter).export.__code__.co_firstlineno + 1}")
+    assert [
+        f"telemetry is being lost: spans to your {name}: {why}; look into {name}. Dropped so far: 2 spans."
+    ] == said.lines
+    said.now += 61
+    assert (
+        f"telemetry ends with 2 spans dropped, not delivered to your {name} ({why}; look into {name})"
+        == said.ledger.last_word()
+    )
+
+
+def test_a_users_exporter_that_never_answers_is_named(said: Said) -> None:
+    """Also where nothing is known but that time was up."""
+    delivery = build_span_delivery(settings(span_exporter=Raising()), said.ledger)
+    delivery.tally.accept(2)
+    said.ledger.give_up()
+    assert str(said.ledger.last_word()).endswith("your Raising (no answer before time was up; look into Raising)")
+
+
+def test_what_a_users_exporter_raised_is_for_who_debugs(said: Said, caplog: pytest.LogCaptureFixture) -> None:
+    """The traceback is logged at DEBUG only."""
+    caplog.set_level(logging.DEBUG, "crucible_otel")
+    build_span_delivery(settings(span_exporter=Raising()), said.ledger).export(spans(1))
+    assert [logging.DEBUG] == [record.levelno for record in caplog.records]
+    assert "sk-secret" in caplog.text
+    assert "in export" in caplog.text
+
+
+def test_advice_that_holds_for_any_exporter_stays(said: Said) -> None:
+    """As that of a queue that is full."""
+    tally = said.ledger.open("traces", "your Own", exporter="Own")
+    said.ledger.complain(tally, QUEUE_FULL)
+    assert QUEUE_FULL.remedy in said.lines[0]
 
 
 def test_a_users_exporter_is_used_instead_of_otlp(said: Said) -> None:
