@@ -28,7 +28,7 @@ from crucible_otel.semconv.training import STEP_DURATION, STEPS, TOKENS
 from crucible_otel.testing import OtlpReceiver, ReceivedMetric
 
 THREADS = 8
-EACH = 50_000
+EACH = 100_000
 """What each thread does at least; it goes on until there were enough collections meanwhile."""
 
 COLLECTIONS = 3
@@ -213,7 +213,7 @@ def test_eight_threads_lose_and_double_nothing_under_concurrent_collections(
     given_up_s = time.monotonic() + GIVE_UP_S
 
     def done(number: int) -> bool:
-        if rounds[number] < EACH // 20:
+        if rounds[number] < EACH // 40:
             return False
         time.sleep(PAUSE_S)  # threads that never rest leave little to the one that scrapes
         return len(scrapes) >= COLLECTIONS <= sum(flushes) or time.monotonic() > given_up_s
@@ -294,7 +294,7 @@ def test_dataset_batches_are_counted_exactly_too(running: Running, receiver: Otl
 
     def work(number: int) -> None:
         batch = cx.dataset.batch
-        for _ in range(EACH // 10):
+        for _ in range(EACH // 20):
             batch(32, dataset="digits", wait_s=0.001)
 
     telemetry, url, merges = running
@@ -302,7 +302,7 @@ def test_dataset_batches_are_counted_exactly_too(running: Running, receiver: Otl
         in_threads(work)
     assert telemetry.shutdown(30)
 
-    made = THREADS * EACH // 10
+    made = THREADS * EACH // 20
     assert made == receiver.total("crucible.dataset.batches")
     assert 32 * made == receiver.total("crucible.dataset.records")
     waited, sizes = (receiver.total(f"crucible.dataset.batch.{name}") for name in ("wait_time", "size"))
@@ -315,7 +315,7 @@ def test_calls_are_counted_exactly_too(running: Running, receiver: OtlpReceiver)
     reported = cx.call("lib", "reported")
 
     def work(number: int) -> None:
-        for _ in range(EACH // 500):
+        for _ in range(EACH // 1_000):
             reported.record(1_000, queue_ns=1, serialize_ns=2, execute_ns=3, deserialize_ns=4, nbytes=2)
             with cx.call("lib", "block") as call:
                 call.io(3)
@@ -327,7 +327,7 @@ def test_calls_are_counted_exactly_too(running: Running, receiver: OtlpReceiver)
         in_threads(work)
     assert telemetry.shutdown(30)
 
-    made = THREADS * EACH // 500
+    made = THREADS * EACH // 1_000
     functions = ("reported", "block", "failed")
     assert [made] * 3 == [receiver.total("crucible.calls", {"code.function.name": name}) for name in functions]
     assert 5 * made == receiver.total("crucible.call.io")
