@@ -213,7 +213,7 @@ def test_eight_threads_lose_and_double_nothing_under_concurrent_collections(
     given_up_s = time.monotonic() + GIVE_UP_S
 
     def done(number: int) -> bool:
-        if rounds[number] < EACH // 40:
+        if rounds[number] < EACH // 20:
             return False
         time.sleep(PAUSE_S)  # threads that never rest leave little to the one that scrapes
         return len(scrapes) >= COLLECTIONS <= sum(flushes) or time.monotonic() > given_up_s
