@@ -285,4 +285,8 @@ def _listed(counts: Iterable[tuple[str, int]]) -> str:
     totals: dict[str, int] = {}
     for signal, count in counts:
         totals[signal] = totals.get(signal, 0) + count
-    return ", ".join(f"{totals[signal]:,} {noun}" for signal, noun in NOUNS.items() if totals.get(signal))
+    return ", ".join(
+        f"{totals[signal]:,} {noun if totals[signal] != 1 else noun.removesuffix('s')}"
+        for signal, noun in NOUNS.items()
+        if totals.get(signal)
+    )

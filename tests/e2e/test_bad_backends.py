@@ -418,9 +418,9 @@ def test_only_what_is_too_large_by_itself_is_lost(bench: Bench, protocol: str) -
         (FLUSHES, environment(protocol, mistake.endpoint, mistake.environ, mistake.fixed)),
     )
 
-    assert_lines([line_at_the_end(mistake, told=False, lost="1 spans")], ends.errors)
+    assert_lines([line_at_the_end(mistake, told=False, lost="1 span")], ends.errors)
     assert_lines(
-        [line_in_between(mistake, protocol), line_at_the_end(mistake, told=True, lost="1 spans")],
+        [line_in_between(mistake, protocol), line_at_the_end(mistake, told=True, lost="1 span")],
         flushes.errors,
     )
     # The SDK tells of each value that it shortens.

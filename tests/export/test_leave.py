@@ -128,7 +128,7 @@ def test_leaving_is_bounded_and_has_one_last_word(place: Any, protocol: str, end
     assert EXIT_TIMEOUT_S + SLACK_S > took_s
     last_words = [line for line in err.splitlines() if "telemetry ends with" in line]
     assert 1 == len(last_words)
-    assert "2 spans, 1 log records dropped" in last_words[0]
+    assert "2 spans, 1 log record dropped" in last_words[0]
     assert endpoint in last_words[0]
     assert "Traceback" not in err
     assert "Transient" not in err
@@ -177,7 +177,7 @@ def test_an_exporter_that_never_returns_holds_nobody() -> None:
         "http://127.0.0.1:9",
     )
     assert (0, ["False False False False", "True"]) == (code, out.splitlines())
-    assert "1 spans" in err
+    assert "1 span, 1 log record dropped" in err
 
 
 def test_flush_says_whether_everything_arrived() -> None:

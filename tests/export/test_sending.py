@@ -224,7 +224,7 @@ def test_what_cannot_be_written_is_told(receiver: OtlpReceiver, said: list[str])
     delivery(receiver, "http/protobuf", said).export([span("a"), span("\ud800")])
     assert 1 == len(said)
     assert "cannot be written as OTLP; keep halves of surrogate pairs out of names" in said[0]
-    assert "Dropped so far: 1 spans." in said[0]
+    assert "Dropped so far: 1 span." in said[0]
 
 
 def test_a_forked_child_sends_bytes_over_its_own_connection(receiver: OtlpReceiver, said: list[str]) -> None:
