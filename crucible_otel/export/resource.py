@@ -38,6 +38,7 @@ LAUNCHER_VARIABLES: tuple[tuple[str, tuple[str, ...]], ...] = (
 Each attribute falls through on its own, because scripts that export ``RANK=$SLURM_PROCID`` and no more are common.
 """
 
+_SHOWN = 40
 _TORCHRUN_ID, _SLURM_ID = "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"
 
 
@@ -89,7 +90,8 @@ def build_resource(settings: Settings, environ: Mapping[str, str] | None = None)
     environ = os.environ if environ is None else environ
     detected, malformed = launcher_attributes(environ)
     if malformed:
-        _logger.warning("ignored, not a non-negative integer: %s", ", ".join(malformed))
+        shown = (f"{variable}={environ[variable][:_SHOWN]!r}" for variable in malformed)
+        _logger.warning("ignored, not a non-negative integer: %s", ", ".join(shown))
     basis = Resource({**process_attributes(), **_host(), names.RUN_ID: _run_id(environ), **detected})
     given: dict[str, Any] = dict(settings.resource_attributes)
     # The default name must not hide one that is given in OTEL_RESOURCE_ATTRIBUTES.

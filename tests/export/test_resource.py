@@ -88,7 +88,12 @@ def test_malformed_values_warn_and_never_raise(
     """A bad variable of the launcher costs an attribute, not the run."""
     monkeypatch.setenv("RANK", "many")
     assert names.RANK not in built()
-    assert ["ignored, not a non-negative integer: RANK"] == [record.getMessage() for record in caplog.records]
+    monkeypatch.setenv("LOCAL_RANK", "-" * 1_000)
+    built()
+    assert [
+        "ignored, not a non-negative integer: RANK='many'",
+        f"ignored, not a non-negative integer: RANK='many', LOCAL_RANK='{'-' * 40}'",
+    ] == [record.getMessage() for record in caplog.records]
 
 
 def test_identity_of_process_and_host(monkeypatch: pytest.MonkeyPatch) -> None:
