@@ -172,7 +172,6 @@ class QuietRun:
     """A training run that only counts."""
 
     scope = None
-    excluded_s = 0.0
     step = staticmethod(no_step)
     finish = skip = evaluation = checkpoint_saved = staticmethod(nothing)
 

@@ -36,7 +36,6 @@ class Run:
             of an evaluation, checkpoint or pause. A lower ``step`` than the last is a rewind and counts as such; the
             same one again only adds what was missing. Tensors are welcome: their graph is not kept, and they are not
             read on the spot when that would wait for an accelerator.
-        excluded_s: Seconds that were no part of any step so far.
     """
 
     step: Callable[..., None]
@@ -51,9 +50,9 @@ class Run:
         self._handle: Handle | None = None
         self._epoch: OpenEpoch | None = None
         self._dropped: tuple[OpenEpoch, float] | None = None
-        self._loop: weakref.ref[Steps] | None = None
+        self._loops: tuple[weakref.ref[Steps], ...] = ()
         self._owned: list[Any] = []
-        self._aside, self._aside_since_s, self.excluded_s = 0, 0.0, 0.0
+        self._aside, self._aside_since_s = 0, 0.0
         self.step = self._first_step
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -88,8 +87,7 @@ class Run:
             scope.leave()
             return
         raised = as_error(error)
-        loop = self._loop() if self._loop is not None else None
-        if loop is not None:
+        for loop in self._open_loops():
             loop.leave()
         if raised is None:
             self.settle()
@@ -158,7 +156,7 @@ class Run:
             whole(start, "run.steps(start)"),
             whole(samples, "run.steps(samples)", least=0),
         )
-        self._loop = weakref.ref(loop)
+        self._loops = tuple(map(weakref.ref, (*self._open_loops(), loop)))
         return loop
 
     # -- points ------------------------------------------------------------------------------------------------------
@@ -276,6 +274,10 @@ class Run:
         """Return the number of the last step, None before the first."""
         return self.handle.reached()
 
+    def _open_loops(self) -> Iterator[Steps]:
+        """Yield the loops over its steps that somebody still holds."""
+        return (loop for each in self._loops if (loop := each()) is not None)
+
     def step_aside(self) -> None:
         """Begin something that is no part of a step; what it contains does not count once more."""
         self._aside += 1
@@ -286,7 +288,9 @@ class Run:
         """End something that is no part of a step."""
         self._aside -= 1
         if self._aside == 0:
-            self.excluded_s += self.now() - self._aside_since_s
+            aside_s = self.now() - self._aside_since_s
+            for loop in self._open_loops():
+                loop.exclude(aside_s)
             self.handle.mark()
 
     def point(self, spec: Any, measurements: dict[str, Any], metadata: dict[str, Any]) -> None:

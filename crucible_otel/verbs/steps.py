@@ -14,6 +14,8 @@ _NESTED = 4
 _NOTHING = (None,) * 6
 Given = tuple[Any, Any, Any, Any, Any, Any]
 """Loss, learning rate, gradient norm, tokens, samples, metrics."""
+Begun = tuple[float, float, Any]
+"""When it began, later by what was no part of it; how long its data was waited for, both in seconds; its samples."""
 
 
 class Step:
@@ -24,10 +26,11 @@ class Step:
         accumulated: Which of its batches this is, from 1.
     """
 
-    __slots__ = ("_given", "_run", "_skipped", "accumulated", "number")
+    __slots__ = ("_begun", "_given", "_run", "_skipped", "accumulated", "number")
 
     def __init__(self, run: Run) -> None:
         self._run, self.number, self.accumulated = run, 0, 1
+        self._begun: Begun | None = None
         self._given: Given | None = None
         self._skipped = False
 
@@ -64,8 +67,9 @@ class Step:
 class Steps:
     """Iterable of ``(batch, step)``; see ``Run.steps``.
 
-    The loop runs in a generator that refers to this object, which holds what is known of the step in progress: the
-    run can end that from outside, and it ends by itself when the loop is left and the generator goes.
+    The loop runs in a generator that refers to this object: the run can end the step in progress from outside, and it
+    ends by itself when the loop is left and the generator goes. What is known of it is kept in the step, which is at
+    hand in the caches of the processor when the loop goes on: its user has just spoken to it.
     """
 
     __slots__ = (
@@ -73,10 +77,9 @@ class Steps:
         "_accumulate",
         "_batches",
         "_commit",
-        "_current",
+        "_handle",
         "_loop",
         "_now",
-        "_run",
         "_samples",
         "_step",
     )  # fmt: skip
@@ -84,9 +87,8 @@ class Steps:
     def __init__(
         self, run: Run, loader: Iterable[Any], accumulate: int, start: int | None, samples: int | None
     ) -> None:
-        self._current: tuple[float, float, float, Any] | None = None  # when it began, time aside, wait, samples
         handle = run.handle
-        self._run, self._accumulate, self._samples = run, accumulate, samples
+        self._handle, self._accumulate, self._samples = handle, accumulate, samples
         self._commit, self._now = handle.commit, run.runtime.clock.now
         self._batches = iter(loader)
         self._step = Step(run)
@@ -104,19 +106,19 @@ class Steps:
             raise
 
     def __iter__(self) -> Iterator[tuple[Any, Step]]:
-        now, commit, run, step = self._now, self._commit, self._run, self._step
-        handle, owner = run.handle, run.handle.owner
+        now, commit, step, handle = self._now, self._commit, self._step, self._handle
+        owner = handle.owner
         buffer, full, fold = handle.direct()
         extend, length, kind_of, real = buffer.extend, len, type, float  # a local is found without looking it up
         known, alone = self._samples, self._accumulate == 1
         kind: Any = None  # of a batch that need only be asked for its length,
         other: Any = None  # and of one that must be looked into
-        current = seen = excluded_s = None
+        begun = seen = None
         number, wait_s = 0, 0.0
         asked_s = now()
         for batch in self._batches:
             arrived_s = now()
-            if self._current is not None:
+            if not alone and step._begun is not None:
                 self._further(batch, arrived_s - asked_s)
             else:
                 step.number = number = step.number + 1
@@ -128,14 +130,14 @@ class Steps:
                     seen = size_of(batch)
                     if kind_of(batch) is not other:
                         kind, other = (kind_of(batch), None) if as_long(batch, seen) else (None, kind_of(batch))
-                excluded_s, wait_s = run.excluded_s, arrived_s - asked_s
-                self._current = current = (arrived_s, excluded_s, wait_s, seen)
+                wait_s = arrived_s - asked_s
+                step._begun = begun = (arrived_s, wait_s, seen)
             yield batch, step
             asked_s = now()
             given = step._given
-            usual = alone and self._current is current and run.excluded_s is excluded_s and not step._skipped
-            if usual and given is not None:  # what `_finish` does, without a call
-                self._current = step._given = None
+            if alone and given is not None and step._begun is begun and not step._skipped:
+                # What `_finish` does, without a call; it is another tuple when something was no part of the step.
+                step._begun = step._given = None
                 loss, learning_rate, gradient_norm, tokens, samples, metrics = given
                 if samples is None:
                     samples = seen
@@ -158,45 +160,50 @@ class Steps:
                         wait_s,
                         metrics,
                     )
-            elif self._current is not None and step.accumulated >= self._accumulate:
+            elif step._begun is not None and step.accumulated >= self._accumulate:
                 self._finish(asked_s)
-        if self._current is not None:
+        if step._begun is not None:
             self._finish(asked_s)
 
     def _further(self, batch: Any, waited_s: float) -> None:
         """Take in another batch of the step in progress; the wait for it is none of its time."""
-        assert self._current is not None
-        began_s, excluded_s, wait_s, seen = self._current
+        assert self._step._begun is not None
+        began_s, wait_s, seen = self._step._begun
         more = size_of(batch) if self._samples is None else self._samples
-        self._current = (began_s, excluded_s - waited_s, wait_s + waited_s, seen + more)
+        self._step._begun = (began_s + waited_s, wait_s + waited_s, seen + more)
         self._step.accumulated += 1
+
+    def exclude(self, aside_s: float) -> None:
+        """Take seconds that were spent on something else out of the step in progress."""
+        begun = self._step._begun
+        if begun is not None:
+            self._step._begun = (begun[0] + aside_s, *begun[1:])
 
     def leave(self) -> None:
         """End the step in progress, as the loop is over: it counts if something was logged."""
-        if self._current is not None and self._step._given is not None:
+        if self._step._begun is not None and self._step._given is not None:
             self._finish(self._now())
-        self._current = None
+        self._step._begun = None
 
     def forget(self) -> None:
         """Leave the step in progress to the process that began it; called in a forked child."""
-        self._current = self._step._given = None
+        self._step._begun = self._step._given = None
         self._step.accumulated, self._step._skipped = 1, False
 
     def _finish(self, at_s: float) -> None:
-        current, self._current = self._current, None
         step = self._step
+        begun, step._begun = step._begun, None
         loss, learning_rate, gradient_norm, tokens, samples, metrics = step._given or _NOTHING
         step._given = None
         step.accumulated = 1
         if step._skipped:
             step._skipped = False
             step.number -= 1
-        elif current is not None:
-            began_s, excluded_s, wait_s, seen = current
+        elif begun is not None:
+            began_s, wait_s, seen = begun
             seen = seen if samples is None else samples
-            duration_s = at_s - began_s - (self._run.excluded_s - excluded_s)
             self._commit(
-                at_s, duration_s, loss, learning_rate, gradient_norm, tokens, seen, step.number, wait_s, metrics
+                at_s, at_s - began_s, loss, learning_rate, gradient_norm, tokens, seen, step.number, wait_s, metrics
             )
 
     def __del__(self) -> None:

@@ -149,6 +149,20 @@ def test_a_loop_that_is_kept_ends_with_the_run(capture: Capture) -> None:
     assert 1 == capture.value(STEPS)
 
 
+def test_each_loop_of_a_run_leaves_out_what_is_no_training(capture: Capture) -> None:
+    """Also one around another; both end with the run, if somebody holds them."""
+    clock = capture.stopped()
+    with cx.train("m") as run:
+        loops = [run.steps(range(3)), run.steps(range(3), start=10)]
+        for loop in loops:
+            _, step = next(loop)
+            step.log(loss=1.0)
+        clock.advance(0.04)
+        with run.pause():
+            clock.advance(2.0)
+    assert (2, pytest.approx(0.08)) == (capture.value(STEPS), capture.sum(DURATION))
+
+
 def test_an_exception_of_the_loader_travels_on(capture: Capture) -> None:
     """In the middle of a step too: the step in progress counts if it was logged."""
     capture.stopped()
