@@ -27,16 +27,17 @@ from benchmarks.workload import Train, of_at_least
 
 METHOD = """\
 The same calls between two training steps of a NumPy perceptron (one BLAS thread), where the caches are cold. All
-variants run in one process, each for 1,024 steps a round, in shuffled order. A round's figure is the median of its
-single calls: what a typical step pays. *With folds and logs* takes their mean, which has its whole share of the folds,
-each of a thousand steps at once, of the log event that is made once a second, and of whatever else the machine did
-meanwhile. The README's loop is `for batch, step in run.steps(loader): step.log(...)`."""
+variants run in one process, each for 1,024 steps a round, in eight turns and shuffled order. A round's figure is the
+median of its single calls: what a typical step pays. *With folds and logs* takes their mean, which has its whole share
+of the folds, each of a thousand steps at once, of the log event that is made once a second, and of whatever else the
+machine did meanwhile. The README's loop is `for batch, step in run.steps(loader): step.log(...)`."""
 
 STEP, LOOP, NAIVE, PROMETHEUS = "run.step", "README loop", "six SDK instruments", "prometheus_client"
 EMPTY, FLOOR, PLAIN, CONTROL = "empty function", "empty function + clock", "nothing", "nothing, again"
 _BLOCK = 32
 _CALLS = 1024
 """Calls of a round: as many as are folded at once."""
+_SLICES = 8
 
 
 @dataclass
@@ -72,6 +73,12 @@ class Variant:
         self.calls_ns.append(calls)
         self.step_ns.append(statistics.median(found))
         self.others_ns.append(max(0.0, (process - thread) / blocks / _BLOCK))
+
+    def join(self, slices: int) -> None:
+        """Make one round of the last ones."""
+        self.calls_ns[-slices:] = [[call for calls in self.calls_ns[-slices:] for call in calls]]
+        self.step_ns[-slices:] = [statistics.median(self.step_ns[-slices:])]
+        self.others_ns[-slices:] = [statistics.fmean(self.others_ns[-slices:])]
 
     def forget(self) -> None:
         """Forget what was measured so far."""
@@ -141,19 +148,36 @@ def variants(setting: Setting, *others: str) -> dict[str, Variant]:
 
 
 def measure_rounds(
-    of: dict[str, Variant], train: Train, rounds: int, calls: int, after: Callable[[Variant], object] | None = None
+    of: dict[str, Variant],
+    train: Train,
+    rounds: int,
+    calls: int,
+    after: Callable[[Variant], object] | None = None,
+    slices: int = 1,
 ) -> None:
-    """Run all variants in shuffled order, round by round; what was measured is in the variants."""
+    """Run all variants in shuffled order, round by round; what was measured is in the variants.
+
+    Args:
+        of: The variants.
+        train: The training step.
+        rounds: How often.
+        calls: Calls of a variant in a round.
+        after: Called after each variant's slice.
+        slices: In how many turns a variant makes its calls of a round: the mood of a machine changes within seconds.
+    """
     everything = list(of.values())
     for variant in everything:
         variant.round(train, 1)
         variant.forget()
     order = random.Random(0)
     for _ in range(rounds):
-        for variant in order.sample(everything, len(everything)):
-            variant.round(train, max(1, calls // _BLOCK))
-            if after is not None:
-                after(variant)
+        for _ in range(slices):
+            for variant in order.sample(everything, len(everything)):
+                variant.round(train, max(1, calls // slices // _BLOCK))
+                if after is not None:
+                    after(variant)
+        for variant in everything:
+            variant.join(slices)
 
 
 def calls_ns(
@@ -169,7 +193,7 @@ def measure(setting: Setting) -> Section:
     """Measure the calls inside a step."""
     train, examples = of_at_least(1.5)
     of = variants(setting, NAIVE, PROMETHEUS, FLOOR, EMPTY)
-    measure_rounds(of, train, *((2, 64) if setting.quick else (9, _CALLS)))
+    measure_rounds(of, train, *((2, 64) if setting.quick else (9, _CALLS)), slices=1 if setting.quick else _SLICES)
     typical, whole = calls_ns(of, statistics.median), calls_ns(of)
 
     def against(other: str, ours: str, target: float | None) -> Result:
