@@ -20,9 +20,11 @@ values, every number, and its share of the index. Not counted: the model's name,
 exemplars, at most one a bucket. *Handle* is what a run in progress adds for recording: its owner, its compiled
 functions, its last records. *Finished run*: through the public API, `cx.train(model).start()`, three steps, `finish()`,
 and a flush: what stays for good, with the series of its duration and exemplars. *Growth*: resident memory before and
-after the steps, with the default exporters."""
+after the steps, with the default exporters. The memory that requests are written in, which is kept and bounded, is
+there before: a large request of log records has been sent."""
 
 _MODELS, _STEPS, _WARM_UP = 10_000, 10_000_000, 1_000_000
+_RECORDS = 5_000
 
 
 def measure(quick: bool) -> Section:
@@ -75,6 +77,7 @@ def _series(models: int) -> dict[str, Any]:
         for _ in range(1000):
             step(warm, 1)
         tracemalloc.start()
+        _send_much(telemetry)
         before = traced()
         for number, name in enumerate(names, 1):
             step(engine.handle(STEP_EVENT, (name,), None, {}), number)
@@ -100,6 +103,15 @@ def _series(models: int) -> dict[str, Any]:
     return found
 
 
+def _send_much(telemetry: Any) -> None:
+    import crucible_otel as cx
+
+    fields = {f"field_{index}": "as long as any" for index in range(20)}
+    for number in range(_RECORDS):
+        cx.execute("benchmark.warm_up", {"number": number}, fields)
+    telemetry.flush(30.0)
+
+
 def _growth(steps: int) -> dict[str, Any]:
     import crucible_otel as cx
     from benchmarks.receiver import receiving
@@ -109,6 +121,7 @@ def _growth(steps: int) -> dict[str, Any]:
         cx.configure(endpoint=endpoint, prometheus_port=0) as telemetry,
         cx.train("m") as run,
     ):
+        _send_much(telemetry)
         done = 0
         for calls in (min(steps, _WARM_UP), steps):
             telemetry.flush()
