@@ -109,7 +109,11 @@ def test_a_second_shutdown_changes_nothing(capture: Capture) -> None:
     assert telemetry.status()["enabled"] is False
 
 
-@pytest.mark.parametrize("timeout_s", [None, "1", "soon", float("inf"), float("nan"), -1, 10**400, object()], ids=str)
+@pytest.mark.parametrize(
+    "timeout_s",
+    [None, "1", "soon", float("inf"), float("nan"), -1, 10**400, object()],
+    ids=["none", "text", "word", "inf", "nan", "negative", "huge", "object"],
+)
 def test_no_timeout_raises(capture: Capture, timeout_s: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A program must not fail in its last line for a timeout; what cannot be one is said."""
     telemetry = capture.configure()
