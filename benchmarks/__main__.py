@@ -24,15 +24,30 @@ def main(arguments: list[str] | None = None) -> int:
     if options.write_docs:
         return _write_docs(options.json)
     prepare()
-    found = {"machine": machine(), "load": busy(), "quick": options.quick, "sections": {}}
+    found: dict[str, Any] = {"machine": machine(), "load": busy(), "quick": options.quick}
+    sections, before = {}, _measured_before(options.json, found)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     for name, section in _measured(options.only, options.quick):
-        measured = found["sections"] | {name: section.data()}
-        found["sections"] = {each: measured[each] for each in TITLES if each in measured}
-        options.json.write_text(json.dumps(found, indent=1) + "\n")  # a run of a quarter of an hour may be cut off
-    print(terminal(found))
-    missed = any(each["met"] is False for section in found["sections"].values() for each in section["results"])
+        sections[name] = section.data()
+        # A run of a quarter of an hour may be cut off.
+        options.json.write_text(json.dumps(found | {"sections": _ordered(before | sections)}, indent=1) + "\n")
+    print(terminal({"sections": _ordered(sections)}))
+    missed = any(each["met"] is False for section in sections.values() for each in section["results"])
     return 1 if missed and options.strict else 0
+
+
+def _measured_before(source: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections that an earlier run has measured on the same machine, as thoroughly."""
+    if not source.exists():
+        return {}
+    kept = json.loads(source.read_text())
+    same = all(kept[name] == found[name] for name in ("machine", "quick"))
+    sections: dict[str, Any] = kept["sections"] if same else {}
+    return sections
+
+
+def _ordered(sections: dict[str, Any]) -> dict[str, Any]:
+    return {name: sections[name] for name in TITLES if name in sections}
 
 
 def _measured(only: list[str], quick: bool) -> Iterator[tuple[str, Section]]:
@@ -86,8 +101,8 @@ def _write_docs(source: Path) -> int:
     found = json.loads(source.read_text())
     missing = [name for name in TITLES if name not in found["sections"]]
     if found["quick"] or missing:
-        what = "was quick" if found["quick"] else f"left out {', '.join(missing)}"
-        print(f"the last run {what}: only a whole one is written about", file=sys.stderr)
+        what = "were quick" if found["quick"] else f"left out {', '.join(missing)}"
+        print(f"the last runs {what}: only whole ones are written about", file=sys.stderr)
         return 2
     _PAGE.write_text(page(found))
     return 0
@@ -97,9 +112,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What telemetry costs, as ratios.")
     parser.add_argument("--only", default=list(TITLES), type=_names, help=f"some of {','.join(TITLES)}")
     parser.add_argument("--quick", action="store_true", help="coarse figures in seconds")
-    parser.add_argument("--json", type=Path, default=_LAST, metavar="FILE", help="where the figures go")
+    parser.add_argument(
+        "--json", type=Path, default=_LAST, metavar="FILE", help="where the figures go"
+    )
     parser.add_argument("--strict", action="store_true", help="fail when a target is missed")
-    parser.add_argument("--write-docs", action="store_true", help="write docs/performance.md from the last run's file")
+    parser.add_argument("--write-docs", action="store_true", help="write docs/performance.md from that file")
     return parser.parse_args(arguments)
 
 

@@ -84,6 +84,17 @@ def test_a_coarse_run_is_not_documented(found: dict[str, Any], tmp_path: Path) -
     )
 
 
+def test_a_section_that_is_measured_alone_joins_the_others(found: dict[str, Any], tmp_path: Path) -> None:
+    """In the file, in the order of the page; not on the terminal, and not with what another machine has measured."""
+    kept = tmp_path / "found.json"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "import", "--json", str(kept)]
+    for machine, expected in (({}, ["hot", "import"]), ({"cores": 1_000}, ["import"])):
+        kept.write_text(json.dumps({**found, "machine": {**found["machine"], **machine}}))
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        assert (0, False) == (done.returncode, "six SDK instruments" in done.stdout), done.stderr
+        assert expected == list(json.loads(kept.read_text())["sections"])
+
+
 def test_an_unknown_benchmark_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     """The message names it, and all that exist."""
     with pytest.raises(SystemExit):
