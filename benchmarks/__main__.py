@@ -112,9 +112,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What telemetry costs, as ratios.")
     parser.add_argument("--only", default=list(TITLES), type=_names, help=f"some of {','.join(TITLES)}")
     parser.add_argument("--quick", action="store_true", help="coarse figures in seconds")
-    parser.add_argument(
-        "--json", type=Path, default=_LAST, metavar="FILE", help="where the figures go"
-    )
+    parser.add_argument("--json", type=Path, default=_LAST, metavar="FILE", help="where the figures go")
     parser.add_argument("--strict", action="store_true", help="fail when a target is missed")
     parser.add_argument("--write-docs", action="store_true", help="write docs/performance.md from that file")
     return parser.parse_args(arguments)
