@@ -77,7 +77,7 @@ def _series(models: int) -> dict[str, Any]:
         for _ in range(1000):
             step(warm, 1)
         tracemalloc.start()
-        _send_much(telemetry)
+        _send_much(telemetry, models)
         before = traced()
         for number, name in enumerate(names, 1):
             step(engine.handle(STEP_EVENT, (name,), None, {}), number)
@@ -103,11 +103,11 @@ def _series(models: int) -> dict[str, Any]:
     return found
 
 
-def _send_much(telemetry: Any) -> None:
+def _send_much(telemetry: Any, most: int) -> None:
     import crucible_otel as cx
 
     fields = {f"field_{index}": "as long as any" for index in range(20)}
-    for number in range(_RECORDS):
+    for number in range(min(_RECORDS, most)):
         cx.execute("benchmark.warm_up", {"number": number}, fields)
     telemetry.flush(30.0)
 
@@ -121,7 +121,7 @@ def _growth(steps: int) -> dict[str, Any]:
         cx.configure(endpoint=endpoint, prometheus_port=0) as telemetry,
         cx.train("m") as run,
     ):
-        _send_much(telemetry)
+        _send_much(telemetry, steps)
         done = 0
         for calls in (min(steps, _WARM_UP), steps):
             telemetry.flush()
