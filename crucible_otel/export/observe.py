@@ -42,7 +42,9 @@ def observing_session(observed: list[object], probe: Probe) -> Any:
 
     import requests
 
-    class ObservingSession(requests.Session):
+    from crucible_otel.export.session import PausingSession
+
+    class ObservingSession(PausingSession):
         refused = False
         """Whether nobody listened there the last time: then whether somebody does is found out first, cheaply."""
 
@@ -51,11 +53,13 @@ def observing_session(observed: list[object], probe: Probe) -> Any:
             if isinstance(self.verify, str):
                 kwargs.setdefault("verify", self.verify)
             url: str = kwargs["url"] if "url" in kwargs else args[1]
+            time.sleep(PAUSE_S)
             try:
                 if self.refused and (refusal := refusal_at(url, kwargs.get("timeout"))) is not None:
                     raise requests.ConnectionError(refusal) from refusal
                 response = super().request(*args, **kwargs)
             except Exception as error:
+                self.prepare_again()
                 self.refused = classify(error) is REFUSED and not self.goes_by_proxy(url)
                 # The SDK's last try may begin with no time left, a plain ValueError: what came before says more.
                 if type(error) is not ValueError or not observed:
@@ -65,22 +69,10 @@ def observing_session(observed: list[object], probe: Probe) -> Any:
                 raise
             self.refused = False
             observed.append(_answer(response))
+            if not response.ok:
+                self.prepare_again()
             if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and _GIVES_UP_TOO_MANY:
                 response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-            return response
-
-        # The client works for a millisecond before the first byte leaves, and for another after the last has come,
-        # without letting other threads run: it is made to pause where it comes by.
-
-        def prepare_request(self, request: Any) -> Any:
-            prepared = super().prepare_request(request)
-            time.sleep(PAUSE_S)
-            return prepared
-
-        def send(self, *args: Any, **kwargs: Any) -> Any:
-            time.sleep(PAUSE_S)
-            response = super().send(*args, **kwargs)
-            time.sleep(PAUSE_S)
             return response
 
         def goes_by_proxy(self, url: str) -> bool:
