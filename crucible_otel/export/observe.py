@@ -59,7 +59,7 @@ def observing_session(observed: list[object], probe: Probe) -> Any:
                     raise requests.ConnectionError(refusal) from refusal
                 response = super().request(*args, **kwargs)
             except Exception as error:
-                self.prepare_again()
+                self.look_again()
                 self.refused = classify(error) is REFUSED and not self.goes_by_proxy(url)
                 # The SDK's last try may begin with no time left, a plain ValueError: what came before says more.
                 if type(error) is not ValueError or not observed:
@@ -70,7 +70,7 @@ def observing_session(observed: list[object], probe: Probe) -> Any:
             self.refused = False
             observed.append(_answer(response))
             if not response.ok:
-                self.prepare_again()
+                self.look_again()
             if response.status_code == HTTPStatus.TOO_MANY_REQUESTS and _GIVES_UP_TOO_MANY:
                 response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
             return response

@@ -29,35 +29,48 @@ class PausingSession(requests.Session):
     """A session that sends what one of requests does.
 
     That works for a millisecond before the first byte leaves, and for another after the last has come, without letting
-    other threads run. This one is made to pause wherever it comes by, and keeps the longest piece, a prepared request,
-    for those that differ from it by their bytes alone.
+    other threads run. This one is made to pause wherever it comes by, and keeps what takes longest: a prepared request,
+    for those that differ from it by their bytes alone, and what the environment says of proxies and certificates.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._prepared: requests.PreparedRequest | None = None
-        self._prepared_like: object = None
+        # Each with what it was made of, in one piece: another thread may flush.
+        self._prepared: tuple[object, requests.PreparedRequest] | None = None
+        self._merged: tuple[object, dict[str, Any]] | None = None
         for scheme in ("http://", "https://"):
             self.mount(scheme, _PausingAdapter())
 
-    def prepare_again(self) -> None:
-        """Keep no prepared request: credentials that it was prepared with may have been refused."""
-        self._prepared = None
+    def look_again(self) -> None:
+        """Keep nothing: what went wrong may be due to credentials or to a proxy that have changed since."""
+        self._prepared = self._merged = None
 
     def prepare_request(self, request: Any) -> Any:
         """Prepare a request, with pauses before and after."""
         time.sleep(PAUSE_S)
         like = None if self.auth or self.cookies else ({**vars(request), "data": None}, *self.headers.items())
-        if self._prepared is not None and like == self._prepared_like and isinstance(request.data, bytes):
-            prepared = self._prepared.copy()
+        kept = self._prepared
+        if kept is not None and like == kept[0] and isinstance(request.data, bytes):
+            prepared = kept[1].copy()
             prepared.prepare_body(request.data, None)
         else:
             prepared = super().prepare_request(request)
             if like is not None:
-                self._prepared, self._prepared_like = prepared.copy(), like
-                self._prepared.body = None
+                bare = prepared.copy()
+                bare.body = None
+                self._prepared = like, bare
         time.sleep(PAUSE_S)
         return prepared
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """Return what a request is to be sent with; to find out, the whole environment is read."""
+        given = (url, dict(proxies or ()), stream, verify, cert)
+        of = (*given, dict(self.proxies), self.stream, self.verify, self.cert, self.trust_env)
+        kept = self._merged
+        if kept is None or of != kept[0]:
+            merged = super().merge_environment_settings(url, dict(proxies or ()), stream, verify, cert)
+            kept = self._merged = of, dict(merged)
+        return {**kept[1], "proxies": dict(kept[1]["proxies"])}
 
     def send(self, *args: Any, **kwargs: Any) -> Any:
         """Send a request, with pauses before and after."""

@@ -1,4 +1,4 @@
-"""What a session sends, when it keeps what its requests have in common: what a session of requests sends."""
+"""What a session sends that keeps what its requests have in common: the same as a session of ``requests``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from crucible_otel.export.observe import observing_session
+from tests.export.otlp_server import closed_port
 
 Received = list[tuple[str, str, list[tuple[str, str]], bytes]]
 
@@ -24,8 +25,10 @@ def received() -> Received:
 
 @pytest.fixture
 def url(received: Received, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """Serve; what comes without a user is answered 401 under ``/closed``, and a cookie is set under ``/cookie``."""
+    """Serve, without a proxy: ``/closed`` is for a certain user, ``/cookie`` sets one, all else is answered 200."""
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -110,3 +113,46 @@ def test_a_refusal_has_the_credentials_read_again(url: str, received: Received, 
             netrc.write_text(f"machine 127.0.0.1 login ann password {password}\n")
             statuses.append(made.request("POST", f"{url}/closed", data=b"x", timeout=5).status_code)
     assert [401, 401, 200, 200] == statuses
+
+
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "nothing": [{}, {}],
+    "a proxy of the request": [{}, {"proxies": {"http": "http://a:1"}}, {"proxies": {"http": "http://b:1"}}, {}],
+    "certificates of the request": [{}, {"verify": "ca.pem"}, {"verify": False}, {"cert": "c.pem"}, {}],
+    "another receiver": [{"url": "http://inside/"}, {"url": "http://outside/"}, {"url": "http://inside/"}],
+    "proxies of the session": [{}, {"session": {"proxies": {"http": "http://c:1"}}}, {"session": {"proxies": {}}}],
+    "certificates of the session": [{}, {"session": {"verify": False}}, {"session": {"verify": True, "cert": "d"}}],
+    "streams": [{}, {"stream": True}, {"session": {"stream": True}}],
+    "an environment that does not count": [{}, {"session": {"trust_env": False}}, {"session": {"trust_env": True}}],
+}
+
+
+@pytest.mark.parametrize("calls", SETTINGS.values(), ids=SETTINGS.keys())
+def test_the_environment_says_the_same(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a request and the session say besides."""
+    monkeypatch.setenv("http_proxy", "http://proxy:1")
+    monkeypatch.setenv("no_proxy", "inside")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "bundle.pem")
+    with requests.Session() as plain, observing_session([], lambda: None) as ours:
+        for call in calls:
+            given = {"url": "http://outside/", "proxies": {}, "stream": None, "verify": None, "cert": None, **call}
+            found = []
+            for session in (plain, ours):
+                for name, value in given.get("session", {}).items():
+                    setattr(session, name, value)
+                asked = {name: value for name, value in given.items() if name != "session"}
+                asked["proxies"] = dict(given["proxies"])
+                found.append(session.merge_environment_settings(**asked))
+            assert found[1] == found[0]
+            found[1]["proxies"]["http"] = "changed by who got it"
+
+
+def test_a_failure_has_the_environment_read_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that is gone is not asked for ever."""
+    with closed_port() as proxy, observing_session([], lambda: None) as made:
+        monkeypatch.setenv("http_proxy", proxy)
+        monkeypatch.setenv("no_proxy", "")
+        with pytest.raises(requests.ConnectionError):
+            made.request("POST", url, data=b"x", timeout=5)
+        monkeypatch.delenv("http_proxy")
+        assert 200 == made.request("POST", url, data=b"x", timeout=5).status_code
