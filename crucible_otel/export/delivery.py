@@ -1,6 +1,6 @@
 """Exporters wrapped so that they count, never raise, and speak through the ledger.
 
-Spans and log records go as bytes through an exporter of ours, and as objects through one of the user's.
+What is delivered goes as bytes through an exporter of ours, and as objects through one of the user's.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from crucible_otel.export.causes import (
 )
 from crucible_otel.export.chunk import Batch
 from crucible_otel.export.encode_logs import log_encoder
+from crucible_otel.export.encode_metrics import encode_metrics
 from crucible_otel.export.encode_spans import span_encoder
-from crucible_otel.export.encoding import Encoder
+from crucible_otel.export.encoding import Encoded
 from crucible_otel.export.fork import in_child
 from crucible_otel.export.halves import count_points, halves, halves_of_metrics
-from crucible_otel.export.pace import Pace, Paced, free
+from crucible_otel.export.pace import PATIENCE_S, Pace, Paced, free
 from crucible_otel.export.quiet import listening
 from crucible_otel.export.sending import Send, byte_sender
 from crucible_otel.export.tally import Ledger, Tally
@@ -42,6 +43,8 @@ __all__ = ["Delivery", "LogDelivery", "MetricDelivery", "SpanDelivery"]
 _logger = logging.getLogger("crucible_otel")
 
 _Count = Callable[[Any], int]
+
+Encode = Callable[[Any], Encoded]
 
 _Export = Callable[[Any], "tuple[object, int]"]
 """Exports a batch; returns the SDK's result, and how many of its items could not be written."""
@@ -60,7 +63,7 @@ class Delivery:
         rebuild: Makes a fresh exporter in a forked child, where inherited connections and locks are unusable; None
             for an exporter of the user's, which is kept.
         observed: What the exporter's transport saw during an export is appended here: answers, exceptions, causes.
-        encoder: Writes the bytes that an exporter of ours is to send, where it can.
+        encode: Writes the bytes that an exporter of ours is to send, where it can.
 
     Attributes:
         tally: The counts of this delivery.
@@ -78,14 +81,14 @@ class Delivery:
         ledger: Ledger,
         rebuild: Callable[[], Any] | None = None,
         observed: list[object] | None = None,
-        encoder: Encoder | None = None,
+        encode: Encode | None = None,
     ) -> None:
         self.exporter, self.tally = exporter, tally
         self._ledger, self._rebuild = ledger, rebuild
         self._closed = self._ended = self._stale = False
         self._observed: list[object] = [] if observed is None else observed
         self._inherited: list[Any] = []
-        self._encoder = encoder
+        self._encode = encode
         self._send = self._sender()
         in_child(self._after_fork)
 
@@ -100,13 +103,13 @@ class Delivery:
 
     def _sender(self) -> Send | None:
         # A user's exporter may do anything with what it gets.
-        return None if self._encoder is None or self._rebuild is None else byte_sender(self.exporter)
+        return None if self._encode is None or self._rebuild is None else byte_sender(self.exporter)
 
-    def _export_items(self, items: Sequence[Any]) -> tuple[object, int]:
-        """Export spans or log records, as bytes if that is possible."""
-        if self._send is None or self._encoder is None:
-            return _export_readable(self.exporter, items), 0
-        data, written, lost = self._encoder.encode(items)
+    def _export_written(self, items: Any, export_readable: Callable[[Any, Any], object]) -> tuple[object, int]:
+        """Export items as bytes if that is possible, and else as it is said."""
+        if self._send is None or self._encode is None:
+            return export_readable(self.exporter, items), 0
+        data, written, lost = self._encode(items)
         if not written:
             return True, lost
         if isinstance(items, Batch):
@@ -115,7 +118,11 @@ class Delivery:
             return self._send(data, written), lost
         except (AttributeError, TypeError):  # a newer exporter, which asks for more than we thought
             self._send = None
-            return _export_readable(self.exporter, items), 0
+            return export_readable(self.exporter, items), 0
+
+    def _export_items(self, items: Sequence[Any]) -> tuple[object, int]:
+        """Export spans or log records."""
+        return self._export_written(items, _export_readable)
 
     def _deliver(self, batch: Any, export: _Export, cut: Callable[[Any], Sequence[Any]], count: _Count) -> bool:
         """Export a batch, in pieces when the server finds it too large; never raises.
@@ -237,7 +244,7 @@ class SpanDelivery(Delivery, SpanExporter):
     """Delivers spans."""
 
     def __init__(self, exporter: Any, **options: Any) -> None:
-        Delivery.__init__(self, exporter, encoder=span_encoder(), **options)
+        Delivery.__init__(self, exporter, encode=span_encoder().encode, **options)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export a batch of spans."""
@@ -249,7 +256,7 @@ class LogDelivery(Delivery, LogRecordExporter):
     """Delivers log records."""
 
     def __init__(self, exporter: Any, **options: Any) -> None:
-        Delivery.__init__(self, exporter, encoder=log_encoder(), **options)
+        Delivery.__init__(self, exporter, encode=log_encoder().encode, **options)
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
         """Export a batch of log records."""
@@ -269,13 +276,17 @@ class MetricDelivery(Delivery, MetricExporter):
             preferred_temporality=getattr(exporter, "_preferred_temporality", None),
             preferred_aggregation=getattr(exporter, "_preferred_aggregation", None),
         )
-        Delivery.__init__(self, exporter, **options)
+        Delivery.__init__(
+            self, exporter, encode=lambda collection: encode_metrics(collection, Pace(patience_s=PATIENCE_S)), **options
+        )
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any) -> MetricExportResult:
         """Export one collection."""
         arrived = self._deliver(
             metrics_data,
-            lambda collection: (self.exporter.export(collection, timeout_millis=timeout_millis), 0),
+            lambda collection: self._export_written(
+                collection, lambda exporter, points: exporter.export(points, timeout_millis=timeout_millis)
+            ),
             halves_of_metrics,
             count_points,
         )

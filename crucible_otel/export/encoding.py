@@ -12,7 +12,7 @@ from crucible_otel.export.chunk import Batch, Chunk
 from crucible_otel.export.fork import in_child
 from crucible_otel.export.protobuf import attributes, delimited, length_of, text, varint
 
-__all__ = ["Encoded", "Encoder", "attribute_fields"]
+__all__ = ["Encoded", "Encoder", "attribute_fields", "resource_field", "scope_field"]
 
 _MOST_KEPT: Final = 64
 _JOINED_AT_ONCE: Final = 3 * 256
@@ -135,10 +135,10 @@ class Encoder:
 
     def _of_resource(self, resource: Any, scopes: dict[Any, _Group]) -> list[bytes | memoryview]:
         """Write a ``ResourceSpans`` or ``ResourceLogs``, and the tag of the request before it."""
-        parts: list[bytes | memoryview] = [self._known(resource, _resource_field)]
+        parts: list[bytes | memoryview] = [self._known(resource, resource_field)]
         for scope, group in scopes.items():
             written = group.written()
-            before = self._known(scope, _scope_field)
+            before = self._known(scope, scope_field)
             after = text(3, scope.schema_url) if scope is not None else b""
             parts += (b"\x12", length_of((before, *written, after)), before, *written, after)
         parts.append(text(3, resource.schema_url))
@@ -238,11 +238,13 @@ class _Room:
                 return
 
 
-def _resource_field(resource: Any) -> bytes:
+def resource_field(resource: Any) -> bytes:
+    """Write the field of a resource, the same in all requests."""
     return delimited(1, attribute_fields(1, resource.attributes))
 
 
-def _scope_field(scope: Any) -> bytes:
+def scope_field(scope: Any) -> bytes:
+    """Write the field of an instrumentation scope, the same in all requests; an empty one for None."""
     if scope is None:
         return delimited(1, b"")
     return delimited(1, text(1, scope.name) + text(2, scope.version) + attribute_fields(3, scope.attributes))

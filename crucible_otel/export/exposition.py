@@ -37,6 +37,7 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.utils import floatToGoString
 
 from crucible_otel.export.faults import FaultCounter
+from crucible_otel.export.pace import PATIENCE_S, Pace, Paced, paced
 from crucible_otel.semconv.names import SCOPE_NAME
 from crucible_otel.semconv.prometheus import labels, metric_name, unit_suffix
 
@@ -65,7 +66,7 @@ def families(data: MetricsData, faults: FaultCounter) -> list[Family]:
         data: Cumulative metrics.
         faults: Where what is skipped is counted.
     """
-    table = _Table(faults)
+    table = _Table(faults, pace := Pace(patience_s=PATIENCE_S))
     attributes: dict[str, Any] = {}
     for resource in data.resource_metrics:
         attributes.update(resource.resource.attributes)
@@ -81,14 +82,17 @@ def families(data: MetricsData, faults: FaultCounter) -> list[Family]:
                 table.translate(metric, common)
             except Exception as error:
                 faults.note(type(error).__name__, f"metric {metric.name} cannot be scraped", error)
-    return table.families()
+    found = table.families()
+    for family in found:
+        family.samples = Paced(pace, family.samples)  # who writes the page pauses, too
+    return found
 
 
 class _Table:
     """The families of one scrape."""
 
-    def __init__(self, faults: FaultCounter) -> None:
-        self._faults = faults
+    def __init__(self, faults: FaultCounter, pace: Pace) -> None:
+        self._faults, self._pace = faults, pace
         self._families: dict[str, Family] = {}
         self._taken: dict[str, str] = {}
         self._rows: set[tuple[str, frozenset[tuple[str, str]]]] = set()
@@ -107,7 +111,8 @@ class _Table:
         family = self.family(metric_name(metric.name), documentation, kind, unit)
         if family is None:
             return
-        for point in data.data_points:
+        points: Sequence[Any] = data.data_points
+        for point in paced(points, self._pace):
             row = labels(common, point.attributes or {})
             if isinstance(point, NumberDataPoint):
                 exemplar = _exemplar(point.exemplars, -math.inf, math.inf) if kind == "counter" else None

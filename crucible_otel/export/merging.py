@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from opentelemetry.sdk.metrics.export import Metric, MetricReader, MetricsData, ResourceMetrics, ScopeMetrics
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from crucible_otel.export.faults import FaultCounter
+from crucible_otel.export.pace import PATIENCE_S, Pace, paced
 from crucible_otel.export.points import PointBuilder
 from crucible_otel.export.scope import ANCHOR_SCOPE, own_scope
 from crucible_otel.export.views import temporalities
@@ -44,7 +46,8 @@ class Merger:
         try:
             if self._builder is None:
                 self._builder = PointBuilder(temporalities(reader), exemplars=self._exemplars)
-            metrics = self._builder.build(self._source.snapshot())
+            over = partial(paced, pace=Pace(patience_s=PATIENCE_S))
+            metrics = self._builder.build(self._source.snapshot(over), over)
         except Exception as error:
             self._faults.note(type(error).__name__, "a collection goes out without our metrics", error)
             return without

@@ -6,11 +6,12 @@ in the background gives it up by itself, after less than a millisecond.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-__all__ = ["PAUSE_S", "SLICE_S", "Pace", "Paced", "free", "paced"]
+__all__ = ["PATIENCE_S", "PAUSE_S", "SLICE_S", "Pace", "Paced", "free", "paced"]
 
 Item = TypeVar("Item")
 
@@ -20,6 +21,9 @@ time they keep the GIL for 5 ms."""
 
 PAUSE_S: Final = 0.00005
 """How long to pause then. ``sleep(0)`` would take the GIL again before a thread that waits for it has woken up."""
+
+PATIENCE_S: Final = 2.0
+"""How long to pause again and again where somebody waits for the end: a scrape or an export is given up after 10 s."""
 
 _AT_MOST: Final = 64
 _FREED_AT_ONCE: Final = 64
@@ -31,13 +35,19 @@ class Pace:
     Args:
         clock: Monotonic seconds.
         sleep: Pauses.
+        patience_s: After so many seconds it pauses no more.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], object] = time.sleep
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], object] = time.sleep,
+        *,
+        patience_s: float = math.inf,
     ) -> None:
         self._clock, self._sleep = clock, sleep
         self._since_s = clock()
+        self._until_s = self._since_s + patience_s
 
     def breathe(self) -> float:
         """Pause if it is time to.
@@ -53,7 +63,8 @@ class Pace:
 
     def pause(self) -> None:
         """Pause now: before what takes long and cannot pause."""
-        self._sleep(PAUSE_S)
+        if self._since_s < self._until_s:
+            self._sleep(PAUSE_S)
         self._since_s = self._clock()
 
 

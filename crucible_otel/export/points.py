@@ -15,7 +15,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, Gauge, Hist
 from opentelemetry.sdk.metrics.export import Histogram as SdkHistogram
 from opentelemetry.sdk.metrics.export import Metric as SdkMetric
 
-from crucible_otel.otel.snapshot import Exemplar, Histogram, MetricSnapshot, Point, Snapshot
+from crucible_otel.otel.snapshot import Exemplar, Histogram, MetricSnapshot, Over, Point, Snapshot
 from crucible_otel.semconv.model import Metric, MetricKind
 
 Temporalities = Mapping[MetricKind, AggregationTemporality]
@@ -56,18 +56,27 @@ class PointBuilder:
         self._previous = {}
         self._collected_unix_nano = 0
 
-    def build(self, snapshot: Snapshot) -> list[SdkMetric]:
-        """Return the metrics that have points; the delta state moves on only when all could be built."""
+    def build(self, snapshot: Snapshot, over: Over = iter) -> list[SdkMetric]:
+        """Return the metrics that have points; the delta state moves on only when all could be built.
+
+        Args:
+            snapshot: All series.
+            over: Iterates over the points of a metric, and may pause meanwhile.
+        """
         seen: dict[_SeriesKey, _Seen] = {}
-        metrics = [metric for one in snapshot.metrics if (metric := self._metric(one, snapshot, seen)) is not None]
+        metrics = [
+            metric for one in snapshot.metrics if (metric := self._metric(one, snapshot, seen, over)) is not None
+        ]
         self._previous.update(seen)
         self._collected_unix_nano = snapshot.time_unix_nano
         return metrics
 
-    def _metric(self, one: MetricSnapshot, snapshot: Snapshot, seen: dict[_SeriesKey, _Seen]) -> SdkMetric | None:
+    def _metric(
+        self, one: MetricSnapshot, snapshot: Snapshot, seen: dict[_SeriesKey, _Seen], over: Over
+    ) -> SdkMetric | None:
         spec = one.spec
         temporality = self._temporality.get(spec.kind, CUMULATIVE)
-        points: Iterable[Point] = (point for point in one.points if _is_reportable(point.value))
+        points: Iterable[Point] = (point for point in over(one.points) if _is_reportable(point.value))
         if temporality is DELTA and spec.kind != "gauge":
             points = self._deltas(spec, points, snapshot.time_unix_nano, seen)
         make = _histogram_point if spec.kind == "histogram" else _number_point

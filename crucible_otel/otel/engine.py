@@ -22,7 +22,7 @@ from crucible_otel.otel.family import Family
 from crucible_otel.otel.group import Group, grouped
 from crucible_otel.otel.handle import Handle, Owner
 from crucible_otel.otel.labels import placed
-from crucible_otel.otel.snapshot import Exemplar, MetricSnapshot, Point, Snapshot
+from crucible_otel.otel.snapshot import Exemplar, MetricSnapshot, Over, Point, Snapshot
 from crucible_otel.otel.structural import StructuralSeries, Update
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Feed, Metric
@@ -205,13 +205,13 @@ class Engine:
 
     # -- collecting --------------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, over: Over = iter) -> Snapshot:
         """See :class:`crucible_otel.otel.source.MetricSource`."""
         with self.lock:
-            self._fold_all()
+            self._fold_all(over)
             metrics = [
                 MetricSnapshot(metric, points)
-                for metric, points in self._points()
+                for metric, points in self._points(over)
                 if points and metric not in self._diversion
             ]
             at = self.clock.time_ns()
@@ -272,17 +272,17 @@ class Engine:
     def _no_room(self, size: int) -> None:
         self._structural.apply(DROPPED, "sum", ("metrics", "divert_full"), size)
 
-    def _fold_all(self) -> None:
-        for family in self.families.values():
+    def _fold_all(self, over: Over = iter) -> None:
+        for family in over(list(self.families.values())):
             family.fold_now(hot=False)
-        for rows in self.rows:
+        for rows in over(self.rows):
             rows.fold_now()
         self._structural.fold()
 
-    def _points(self) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
+    def _points(self, over: Over = iter) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
         for group in self._groups:
-            yield from group.points(self.started_ns)
-        yield from self._structural.points(self.started_ns)
+            yield from group.points(self.started_ns, over)
+        yield from self._structural.points(self.started_ns, over)
 
 
 def _ignore(*args: object, **kwargs: object) -> None:

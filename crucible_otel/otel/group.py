@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crucible_otel.otel.labels import OVERFLOWING, attributes, label, placed
 from crucible_otel.otel.series import Series, state_class
-from crucible_otel.otel.snapshot import Histogram, Point
+from crucible_otel.otel.snapshot import Histogram, Over, Point
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Feed, Metric
 from crucible_otel.semconv.names import OVERFLOW
@@ -71,11 +71,11 @@ class Group:
             found = self._series.setdefault(key, self.state_class(key))
         return found
 
-    def points(self, started_ns: int) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
+    def points(self, started_ns: int, over: Over = iter) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
         """Return the points of every metric; the engine's lock is held."""
         states = list(self._series.values())
         for metric, streams in self._metrics.values():
-            points = [point for stream in streams for point in _of_stream(stream, states, started_ns)]
+            points = [point for stream in streams for point in _of_stream(stream, over(states), started_ns)]
             yield metric, tuple(points if len(streams) == 1 else _one_overflow(points))
 
     def clear(self) -> None:
@@ -106,7 +106,7 @@ def _key(feed: Feed) -> _Key:
     return feed.metric.name, tuple(feed.constants.items())
 
 
-def _of_stream(stream: _Stream, states: list[Series], started_ns: int) -> Iterator[Point]:
+def _of_stream(stream: _Stream, states: Iterable[Series], started_ns: int) -> Iterator[Point]:
     feed, slot, whole = stream
     metric = feed.metric
     for state in states:

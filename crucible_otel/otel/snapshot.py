@@ -6,10 +6,13 @@ one fold, so the step counter, the histogram's count and the sum of its buckets 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from crucible_otel.semconv.model import Metric
+
+Over: TypeAlias = Callable[[Sequence[Any]], Iterable[Any]]
+"""Iterates over a sequence, maybe with pauses."""
 
 
 class Histogram(NamedTuple):

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from crucible_otel.otel.snapshot import Point, Snapshot
+from crucible_otel.otel.snapshot import Over, Point, Snapshot
 from crucible_otel.semconv.model import Metric
 
 
 class MetricSource(Protocol):
     """The series of this process, as a collection reads them."""
 
-    def snapshot(self) -> Snapshot:
-        """Fold what is buffered and return all series under one lock; diverted metrics are left out."""
+    def snapshot(self, over: Over = iter) -> Snapshot:
+        """Fold what is buffered and return all series under one lock; diverted metrics are left out.
+
+        Args:
+            over: Iterates over what may be a lot, and may pause meanwhile: nobody waits for this lock to record.
+        """
 
     def divert(self, specs: Iterable[Metric], limit: int = 65_536) -> None:
         """From now on keep these metrics' values for :meth:`drain_diverted`, at most ``limit`` histogram values."""

@@ -9,7 +9,7 @@ from typing import Any
 from crucible_otel.otel.diversion import Diversion
 from crucible_otel.otel.labels import OVERFLOWING, attributes
 from crucible_otel.otel.series import STOPPED, Distribution
-from crucible_otel.otel.snapshot import Point
+from crucible_otel.otel.snapshot import Over, Point
 from crucible_otel.otel.values import is_kept, number
 from crucible_otel.semconv.model import Metric
 from crucible_otel.semconv.sdk import OVERFLOWS, REFUSED
@@ -82,7 +82,7 @@ class StructuralSeries:
         """Count an attribute set beyond the limit."""
         self.updates.append((OVERFLOWS, "sum", (metric.name,), 1))
 
-    def points(self, started_ns: int) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
+    def points(self, started_ns: int, over: Over = iter) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
         """Return the points of every metric."""
         for name, series in self._series.items():
             metric = self._metrics[name]
@@ -95,7 +95,7 @@ class StructuralSeries:
                         started_ns,
                         value.samples() if isinstance(value, Distribution) else (),
                     )
-                    for labels, value in series.items()
+                    for labels, value in over(list(series.items()))
                     if value is not STOPPED
                 ),
             )

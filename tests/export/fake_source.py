@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from crucible_otel.export.points import series_key
-from crucible_otel.otel.snapshot import Exemplar, Histogram, MetricSnapshot, Point, Snapshot
+from crucible_otel.otel.snapshot import Exemplar, Histogram, MetricSnapshot, Over, Point, Snapshot
 from crucible_otel.semconv.model import Metric
 
 START = 1_000_000_000_000
@@ -63,7 +63,7 @@ class FakeSource:
                 kept.clear()
             self.start = self.now + 1
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, over: Over = iter) -> Snapshot:
         """Return all series that are not diverted."""
         with self._lock:
             if self.fails is not None:

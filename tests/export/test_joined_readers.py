@@ -322,8 +322,8 @@ def test_who_collects_while_he_is_told_of_an_event_neither_hangs_nor_counts_twic
     source.add(STEPS, 2)
     snapshot, collections = source.snapshot, []
 
-    def telling() -> Any:
-        taken = snapshot()
+    def telling(over: Any = iter) -> Any:
+        taken = snapshot(over)
         if not collections:
             collections.append(1)
             source.add(STEPS, 1)
@@ -526,10 +526,10 @@ route = join(provider, source, SPECS)
 source.add(STEPS, 5)
 merging, forked = threading.Event(), threading.Event()
 snapshot = source.snapshot
-def slow():
+def slow(over=iter):
     merging.set()
     assert forked.wait(60)
-    return snapshot()
+    return snapshot(over)
 source.snapshot = slow
 thread = threading.Thread(target=reader.collect)
 thread.start()
