@@ -79,3 +79,15 @@ def test_a_batch_is_a_list() -> None:
     assert list(range(300)) == batch
     free(batch, Pace(machine.clock, machine.sleep))
     assert [] == batch
+
+
+def test_nobody_is_made_to_wait_for_ever() -> None:
+    """After its patience is over it pauses no more."""
+    machine = Machine()
+    pace = Pace(machine.clock, machine.sleep, patience_s=0.05)
+    for _ in range(1000):
+        machine.work(1.01 * SLICE_S)
+        pace.breathe()
+    pace.pause()
+
+    assert 0.05 / (SLICE_S + PAUSE_S) - 1 < machine.pauses < 0.05 / (SLICE_S + PAUSE_S) + 2
