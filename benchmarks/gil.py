@@ -8,8 +8,8 @@ target holds for what a queue's thread does of its own: the processor time that 
 lets go of the GIL, which are its pauses and the reads and writes of its sockets. Work in which the garbage collector
 ran is shown apart, because that runs on any thread that makes objects. Compared are a loop in which nothing is
 exported, our queue in front of an exporter that only looks at each item, of the encoder, and of our OTLP/HTTP delivery,
-and the SDK's batch processor in front of its exporter, which never pauses. What is left above a millisecond is the HTTP
-client's.
+our collections of metrics and their delivery, and the SDK's batch processor in front of its exporter, which never
+pauses.
 """
 
 from __future__ import annotations
@@ -32,18 +32,24 @@ from benchmarks.receiver import receiving
 from benchmarks.result import Result, Section
 
 METHOD = """\
-A thread reads the clock in a tight loop while {items:,} spans leave. It does nothing else, so a gap between two
-readings is time in which it could not run; the longest wait is the one in which other threads of the process used the
-processor most, as the processor time they used. On a busy machine that is more than the GIL was held at a time. The
-work at a time is the processor time that the queue's thread used between two moments at which it let go of the GIL: its
-pauses, and the reads and writes of its sockets; shown is what it is in all but one case of a thousand, in the middle
-one of {turns} turns, because on a machine that is shared the very longest says more about the neighbours. The last line
-says how much: a loop that is always the same and takes {control} ms by itself, with such pauses between. Waits and work
+A thread reads the clock in a tight loop while {items:,} spans leave, or the metrics of {functions} functions, seven
+each, are collected and sent again and again. It does nothing else, so a gap between two readings is time in which it
+could not run; the longest wait is the one in which other threads of the process used the processor most, as the
+processor time they used. On a busy machine that is more than the GIL was held at a time. The work at a time is the
+processor time that the queue's thread used between two moments at which it let go of the GIL: its pauses, and the reads
+and writes of its sockets; shown is what it is in all but one case of a thousand, in the middle one of {turns} turns,
+because on a machine that is shared the very longest says more about the neighbours. The last line says how much: a loop
+that is always the same and takes {control} ms by itself, with such pauses between. Waits and work
 in which the garbage collector ran are left out."""
 
 NOTHING, SDK = "nothing is exported", "the SDK's batch processor and exporter"
 CONTROL = "the same loop again and again"
-OURS = ("our queue, an exporter that looks at items", "our queue and encoder", "our queue and delivery")
+OURS = (
+    "our queue, an exporter that looks at items",
+    "our queue and encoder",
+    "our queue and delivery",
+    "our metrics, collected and delivered",
+)
 TARGET_MS: Final = 1.0
 _CONTROL_MS: Final = 0.3
 _CONTROLS: Final = 2_000
@@ -51,7 +57,9 @@ _ALL_BUT: Final = 0.001
 _TURNS: Final = 3
 _ITEMS: Final = 50_000
 _GAP_NS: Final = 50_000
-_QUEUES: Final = ("crucible-otel-spans", "looking")
+_THREADS: Final = ("crucible-otel-spans", "looking", "crucible-otel-metrics")
+_FUNCTIONS: Final = 200
+_COLLECTIONS: Final = 30
 _LETTING_GO: Final[Any] = (
     (time, "sleep"),
     (socket.socket, "connect"),
@@ -127,18 +135,21 @@ class Work:
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Measure queues that are made meanwhile."""
-        from crucible_otel.export import batching, pace
+        from crucible_otel.export import batching, delivery, merging, pace, readers
 
         calls = [(where, name, getattr(where, name)) for where, name in _LETTING_GO]
         for where, name, call in calls:
             setattr(where, name, self._letting_go(call))
-        batching.Pace = lambda: pace.Pace(sleep=time.sleep)  # type: ignore[attr-defined, assignment, misc]
+        modules: tuple[Any, ...] = (batching, delivery, merging, readers)
+        for module in modules:
+            module.Pace = lambda **options: pace.Pace(sleep=time.sleep, **options)
         gc.callbacks.append(self._collected)
         try:
             yield
         finally:
             gc.callbacks.remove(self._collected)
-            batching.Pace = pace.Pace  # type: ignore[attr-defined, misc]
+            for module in modules:
+                module.Pace = pace.Pace
             for where, name, call in calls:
                 setattr(where, name, call)
 
@@ -152,7 +163,7 @@ class Work:
             try:
                 return call(*arguments, **options)
             finally:
-                here.begun = spent() if threading.current_thread().name in _QUEUES else None
+                here.begun = spent() if threading.current_thread().name in _THREADS else None
 
         return measured
 
@@ -180,7 +191,7 @@ def measure(quick: bool) -> Section:
     items = 1_000 if quick else _ITEMS
     found = dict(_cases(items))
     return Section(
-        method=METHOD.format(items=items, control=_CONTROL_MS, turns=_TURNS),
+        method=METHOD.format(items=items, control=_CONTROL_MS, turns=_TURNS, functions=_FUNCTIONS),
         results=tuple(
             result
             for name, gaps in found.items()
@@ -222,6 +233,7 @@ def _cases(items: int) -> Iterator[tuple[str, Gaps]]:
             lambda: _looking(part),
             lambda: _exporting(part, endpoint, "encoder"),
             lambda: _exporting(part, endpoint, "delivery"),
+            lambda: _collecting(_COLLECTIONS * items // _ITEMS + 1, endpoint),
         )
         for name, case in zip(OURS, ours, strict=True):
             yield name, _in_turns(partial(_working, case))
@@ -349,6 +361,19 @@ def _exporting(number: int, endpoint: str, what: str) -> Gaps:
     processor.shutdown()
     assert what != "delivery" or number == ledger.tallies[0].counts.delivered, ledger.tallies[0].counts
     return gaps
+
+
+def _collecting(number: int, endpoint: str) -> Gaps:
+    """Collect the metrics of calls of many functions again and again."""
+    import crucible_otel as cx
+
+    options: dict[str, Any] = {"traces_exporter": "none", "logs_exporter": "none", "prometheus_port": 0, "gpu": "off"}
+    with cx.configure(endpoint=endpoint, **options) as telemetry:
+        for function in range(_FUNCTIONS):
+            phases = dict.fromkeys(("queue_ns", "serialize_ns", "execute_ns", "deserialize_ns"), 1_000_000)
+            cx.call("library", f"function {function}").record(5_000_000, **phases, nbytes=1024)
+        with _elsewhere(lambda: [telemetry.flush(600) for _ in range(number)]) as done:
+            return watch(done)
 
 
 @contextmanager

@@ -67,6 +67,7 @@ def encode_metrics(data: MetricsData, pace: Pace) -> Encoded:
             inside += (_SCOPES, length_of(of_scope), *of_scope)
         inside.append(text(3, one.resource.schema_url))
         parts += (_REQUEST, length_of(inside), *inside)
+    pace.pause()
     return Encoded(b"".join(parts), written, lost)
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from opentelemetry.sdk.metrics.export import MetricsData
 
-__all__ = ["count_points", "halves", "halves_of_metrics"]
+__all__ = ["all_points", "count_points", "halves", "halves_of_metrics"]
 
 Item = TypeVar("Item")
 
@@ -17,6 +17,17 @@ def halves(batch: Sequence[Item]) -> tuple[Sequence[Item], ...]:
     """Return the two halves of a batch; a single item cannot be cut."""
     middle = len(batch) // 2
     return (batch[:middle], batch[middle:]) if middle else (batch,)
+
+
+def all_points(collection: MetricsData) -> list[Any]:
+    """Return the data points of a collection."""
+    return [
+        point
+        for resource in collection.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in metric.data.data_points
+    ]
 
 
 def count_points(collection: MetricsData) -> int:

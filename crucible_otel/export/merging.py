@@ -9,7 +9,7 @@ from opentelemetry.sdk.metrics.export import Metric, MetricReader, MetricsData, 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from crucible_otel.export.faults import FaultCounter
-from crucible_otel.export.pace import PATIENCE_S, Pace, paced
+from crucible_otel.export.pace import PATIENCE_S, Pace, free, paced
 from crucible_otel.export.points import PointBuilder
 from crucible_otel.export.scope import ANCHOR_SCOPE, own_scope
 from crucible_otel.export.views import temporalities
@@ -46,8 +46,13 @@ class Merger:
         try:
             if self._builder is None:
                 self._builder = PointBuilder(temporalities(reader), exemplars=self._exemplars)
-            over = partial(paced, pace=Pace(patience_s=PATIENCE_S))
-            metrics = self._builder.build(self._source.snapshot(over), over)
+            over = partial(paced, pace=(pace := Pace(patience_s=PATIENCE_S)))
+            snapshot = self._source.snapshot(over)
+            metrics = self._builder.build(snapshot, over)
+            points = [point for one in snapshot.metrics for point in one.points]
+            del snapshot
+            free(points, pace)
+            pace.pause()
         except Exception as error:
             self._faults.note(type(error).__name__, "a collection goes out without our metrics", error)
             return without

@@ -18,6 +18,8 @@ from prometheus_client.registry import Collector
 
 from crucible_otel.export.exposition import families
 from crucible_otel.export.fork import in_child
+from crucible_otel.export.halves import all_points
+from crucible_otel.export.pace import PATIENCE_S, Pace, free
 from crucible_otel.export.readers import OnFault, SnapshotReader
 from crucible_otel.export.scrape_server import ScrapeServer
 from crucible_otel.otel.source import MetricSource
@@ -94,7 +96,10 @@ class PrometheusReader(SnapshotReader, _LatestReader):
             self._latest = _NOTHING
             self.collect()
             latest, self._latest = self._latest, _NOTHING
-            return families(latest, self.faults)
+        found, points = families(latest, self.faults), all_points(latest)
+        del latest
+        free(points, Pace(patience_s=PATIENCE_S))
+        return found
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Do nothing: data leave when they are scraped."""

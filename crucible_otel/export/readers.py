@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from opentelemetry.sdk.metrics.export import (
@@ -23,7 +24,9 @@ from opentelemetry.sdk.metrics.view import Aggregation
 
 from crucible_otel.export.faults import FaultCounter
 from crucible_otel.export.fork import in_child
+from crucible_otel.export.halves import all_points
 from crucible_otel.export.merging import Merger
+from crucible_otel.export.pace import PATIENCE_S, Pace, free
 from crucible_otel.otel.source import MetricSource
 
 OnFault = Callable[[str], object]
@@ -49,9 +52,17 @@ class SnapshotReader(MetricReader):
     def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> None:
         # Held while delivering, so that the deltas of a flush and of the ticker arrive in the order they were made in.
         with self._merge_lock:
+            pace = Pace(patience_s=PATIENCE_S)
+            pace.pause()
             metrics_data = self._merger.merge(self, metrics_data)
+            points = list[Any]()
+            with suppress(AttributeError):  # a future SDK's
+                points = all_points(metrics_data)
             if self._delivers_empty or any(resource.scope_metrics for resource in metrics_data.resource_metrics):
                 super()._receive_metrics(metrics_data, timeout_millis, **kwargs)  # type: ignore[safe-super]
+            del metrics_data
+            free(points, pace)  # to free thousands of points at once takes long
+            pace.pause()
 
     def _after_fork(self) -> None:
         self._merge_lock = threading.RLock()

@@ -31,4 +31,4 @@ def test_the_time_that_others_wait_is_shown_for_each_way() -> None:
     lines = run("benchmarks.gil", "--items", "1000")
 
     assert "1,000 items" in lines[0]
-    assert 6 == len(lines[2:])
+    assert 7 == len(lines[2:])
