@@ -98,7 +98,7 @@ TOO_LARGE = Cause(
 UNWRITABLE = Cause(
     "unwritable",
     "some of it cannot be written as OTLP",
-    "keep halves of surrogate pairs out of names and messages, as str.encode() would refuse them, and times after 1970",
+    "keep halves of surrogate pairs out of names and messages, times after 1970, and metrics within 64 bits",
 )
 
 REFUSED = Cause(
