@@ -38,9 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _measured_before(source: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Return the sections that an earlier run has measured on the same machine, as thoroughly."""
-    if not source.exists():
+    try:
+        kept = json.loads(source.read_text())
+    except (FileNotFoundError, ValueError):  # none yet, or a write that was cut off
         return {}
-    kept = json.loads(source.read_text())
     same = all(kept[name] == found[name] for name in ("machine", "quick"))
     sections: dict[str, Any] = kept["sections"] if same else {}
     return sections

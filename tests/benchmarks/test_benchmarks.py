@@ -13,7 +13,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.measure import Figures, ratio
 from benchmarks.report import TITLES, page, terminal
-from benchmarks.result import Result
+from benchmarks.result import Result, Section
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -93,6 +93,22 @@ def test_a_section_that_is_measured_alone_joins_the_others(found: dict[str, Any]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
         assert (0, False) == (done.returncode, "six SDK instruments" in done.stdout), done.stderr
         assert expected == list(json.loads(kept.read_text())["sections"])
+
+
+@pytest.mark.parametrize("written", ["", '{"machine": {', '{"machine": {}, "sections": {"import": "'])
+def test_a_file_that_was_cut_off_counts_as_not_measured(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured next replaces it."""
+    monkeypatch.setattr("benchmarks.__main__.prepare", lambda: None)
+    monkeypatch.setattr(
+        "benchmarks.__main__._measured", lambda only, quick: [("import", Section(results=(), method="m"))]
+    )
+    kept = tmp_path / "found.json"
+    kept.write_text(written)
+
+    assert 0 == main(["--quick", "--only", "import", "--json", str(kept)])
+    assert ["import"] == list(json.loads(kept.read_text())["sections"])
 
 
 def test_an_unknown_benchmark_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
