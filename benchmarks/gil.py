@@ -227,7 +227,7 @@ def _usual(work: list[float]) -> float:
 
 def _cases(items: int) -> Iterator[tuple[str, Gaps]]:
     with receiving() as endpoint:
-        yield NOTHING, watch(_after(1.0))
+        yield NOTHING, watch(_after(min(1.0, items / _ITEMS)))
         part = items // _TURNS
         ours: tuple[Callable[[], Gaps], ...] = (
             lambda: _looking(part),

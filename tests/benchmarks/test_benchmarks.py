@@ -51,19 +51,6 @@ def test_a_run_names_no_machine(found: dict[str, Any]) -> None:
     assert (False, False) == (str(ROOT) in text, f'"{socket.gethostname()}"' in text)
 
 
-def test_encoding_is_measured_on_the_same_bytes(tmp_path: Path) -> None:
-    """Ours against the SDK's, of spans, log records and hot spans; it refuses to compare what differs."""
-    kept = tmp_path / "found.json"
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "encoding", "--json", str(kept)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert 0 == done.returncode, done.stderr
-    section = json.loads(kept.read_text())["sections"]["encoding"]
-    assert ["span", "log record", "hot span"] == [
-        each["name"].removeprefix("SDK's encoder / ours, ") for each in section["results"]
-    ]
-    assert 6 == len([ns for ns in section["figures"]["ns each"].values() if ns > 0])
-
-
 def test_every_result_is_in_the_table_and_on_the_page(found: dict[str, Any]) -> None:
     """What is printed and what is documented come from the same lines."""
     names = [each["name"] for each in found["sections"]["hot"]["results"]]

@@ -74,6 +74,16 @@ def test_scale_is_for_information(found: dict[str, Any]) -> None:
     assert 2 * (3 + 2 + 2 + 1) == len(set(names)) == len(names)
 
 
+def test_encoding_is_measured_on_the_same_bytes(found: dict[str, Any]) -> None:
+    """Ours against the SDK's, of spans, log records and hot spans; it refuses to compare what differs."""
+    section = found["sections"]["encoding"]
+
+    assert ["span", "log record", "hot span"] == [
+        each["name"].removeprefix("SDK's encoder / ours, ") for each in section["results"]
+    ]
+    assert 6 == len([ns for ns in section["figures"]["ns each"].values() if ns > 0])
+
+
 def test_queues_are_on_the_page(found: dict[str, Any]) -> None:
     """With what is promised of them: nothing is lost without being counted."""
     lost = {each["name"]: each["value"] for each in found["sections"]["offered"]["results"]}
