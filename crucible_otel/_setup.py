@@ -7,19 +7,19 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from crucible_otel.config.settings import SETTINGS, Settings
 from crucible_otel.errors import ConfigurationError
-from crucible_otel.events.bus import Filter, check_delivery
+from crucible_otel.events.bus import Filter
 from crucible_otel.events.clock import Clock
-from crucible_otel.events.handler import BuiltHandler
 from crucible_otel.events.outcome import Terminated
 from crucible_otel.events.runtime import Runtime, install, runtime
 from crucible_otel.events.scope import leave_ended
 from crucible_otel.gpu.exporting import GpuExport
 from crucible_otel.gpu.exporting import start as start_gpus
 from crucible_otel.handlers import build
+from crucible_otel.handlers.wanted import from_settings, wanted_handlers
 from crucible_otel.semconv.names import RUN_ID
 from crucible_otel.semconv.registry import KEPT
 from crucible_otel.semconv.sdk import DROPPED, FAULTS
@@ -187,7 +187,7 @@ def configure(
     settings = _given(settings, fields).resolve(os.environ)
     if clock is not None and not (callable(getattr(clock, "now", None)) and callable(getattr(clock, "time_ns", None))):
         raise ConfigurationError("clock", clock, "an object with now(), in seconds, and time_ns()")
-    wanted = _wanted(handlers) if settings.enabled else []
+    wanted = wanted_handlers(handlers) if settings.enabled else []
     with _lock:
         present = runtime().owner
         if isinstance(present, Telemetry) and present._in_charge():
@@ -198,7 +198,7 @@ def configure(
             present._resume()
         else:
             if settings.enabled:
-                wanted = [*_wanted(_from_settings(settings)), *wanted]
+                wanted = [*wanted_handlers(from_settings(settings)), *wanted]
             telemetry = _build(settings, clock)
     for attachment in wanted:
         runtime().bus.attach(attachment.handler, filter=attachment.filter, every=attachment.every, replace=True)
@@ -226,12 +226,6 @@ def attach(kind: str, *, filter: Filter | None = None, every: int = 1, replace: 
     return runtime().bus.attach(build(kind, **options), filter=filter, every=every, replace=replace)
 
 
-class _Attachment(NamedTuple):
-    handler: BuiltHandler
-    filter: Filter | None
-    every: int
-
-
 def _readable(timeout_s: Any, verb: str) -> float | None:
     """Return a time that can be waited for, at most a day; None for what is none, which must not stop a program."""
     if timeout_s is not None:
@@ -253,26 +247,6 @@ def _given(settings: Settings | None, fields: Mapping[str, Any]) -> Settings:
         if name not in SETTINGS:
             raise ConfigurationError(name, value, f"one of the settings: {', '.join(SETTINGS)}")
     return Settings(**fields)
-
-
-def _from_settings(settings: Settings) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    return [(kind, {"path": settings.jsonl_path} if kind == "jsonl" else {}) for kind in settings.handlers]
-
-
-def _wanted(handlers: object) -> list[_Attachment]:
-    """Make the handlers that are asked for, before anything else is: a mistake leaves nothing behind."""
-    accepted = "handler kinds, or pairs of a kind and its options"
-    made = []
-    for each in (handlers,) if isinstance(handlers, str) else handlers if isinstance(handlers, Iterable) else (None,):
-        pair: Any = (each, {}) if isinstance(each, str) else each
-        usable = isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[1], Mapping)
-        if not usable or not isinstance(pair[0], str):
-            raise ConfigurationError("handlers", handlers, accepted)
-        options = dict(pair[1])
-        options.pop("replace", None)
-        filter, every = check_delivery(options.pop("filter", None), options.pop("every", 1))
-        made.append(_Attachment(build(pair[0], **options), filter, every))
-    return made
 
 
 def _build(settings: Settings, clock: Clock | None) -> Telemetry:
