@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tests.forks  # noqa: F401  # first, as its hook is to be
+
+# isort: split
 import os
 import re
 import signal

@@ -439,10 +439,12 @@ def test_children_forked_while_threads_put_in_and_export_work() -> None:
             assert list(range(500)) == exported.numbers
 
         threads = in_threads(4, work)
-        statuses = [in_a_child(child) for _ in range(5)]
-        stop.set()
-        for each in threads:
-            each.join(WAIT_S)
+        try:
+            statuses = [in_a_child(child) for _ in range(5)]
+        finally:
+            stop.set()  # else they keep the tests that follow busy
+            for each in threads:
+                each.join(WAIT_S)
         assert made.force_flush(WAIT_S * 1000)
 
     assert [0] * 5 == statuses

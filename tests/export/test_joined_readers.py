@@ -514,6 +514,7 @@ def test_our_flush_is_as_good_as_that_of_a_provider_of_any_make(
 
 
 AMID_A_MERGE = """
+import tests.forks
 import os, signal, threading
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader

@@ -20,6 +20,7 @@ from tests.export.otlp_server import WAIT_S, closed_port, grpc_server, http_serv
 
 ROOT = Path(__file__).parents[2]
 PRELUDE = """
+import tests.forks
 import faulthandler, multiprocessing, os, signal, sys, threading, time
 faulthandler.register(signal.SIGUSR1)
 from tests.export.small_pipeline import SmallPipeline

@@ -63,7 +63,7 @@ class Program:
     def __init__(self, source: str, environ: Mapping[str, str] | None = None) -> None:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(source)],
+            [sys.executable, "-c", f"import tests.forks\n{textwrap.dedent(source)}"],
             env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(environ or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

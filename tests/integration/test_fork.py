@@ -24,7 +24,7 @@ ROUTE = None
 
 def say(**made):
     assert telemetry.status()["joined_metrics"] == ROUTE, telemetry.status()
-    print(json.dumps(made), flush=True)
+    os.write(1, (json.dumps(made) + "\\n").encode())  # in one piece: others write at the same time
 """
 
 
