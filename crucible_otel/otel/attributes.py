@@ -41,8 +41,8 @@ def of_event(event: Event, refusals: Refusals) -> dict[str, Any]:
     """Return the attributes of an event.
 
     Fields go under the names of the conventions, durations in seconds; what the user added goes under the user's
-    name. A map whose brief says that each entry becomes an attribute is spread, any other becomes JSON text. An event
-    that came in by a seed's name says whose it was.
+    name, unless that is an attribute which the event has already. A map whose brief says that each entry becomes an
+    attribute is spread, any other becomes JSON text. An event that came in by a seed's name says whose it was.
 
     Args:
         event: The event.
@@ -63,6 +63,7 @@ def of_end(event: Event, started: Mapping[str, Any], refusals: Refusals) -> tupl
     out: dict[str, Any] = {} if started else new
     places = _PLACES.get(event.spec.name) or _Places(event.spec)
     fields, texts, numbers = places.fields, places.texts, places.numbers
+    added: list[tuple[str, Any, bool]] = []
     for values in (event.metadata, event.measurements):
         for name, value in values.items():
             kind = type(value)
@@ -79,18 +80,35 @@ def of_end(event: Event, started: Mapping[str, Any], refusals: Refusals) -> tupl
                 out[key] = value
                 if not told and out is not new:
                     new[key] = value
-            elif out is new:
-                _put(out, name, value, fields.get(name), refusals)
-            elif told:
-                _put(out, name, value, fields.get(name), None)
+            elif (field := fields.get(name)) is None:
+                added.append((name, value, told))
             else:
-                found: dict[str, Any] = {}
-                _put(found, name, value, fields.get(name), refusals)
-                out.update(found)
-                new.update(found)
+                _take(out, new, told, name, value, field, refusals)
+    for name, value, told in added:
+        _take(out, new, told, name, value, None, refusals)
     if event.alias:
         out[SOURCE] = ALIASES[event.alias].family
     return out, new
+
+
+def _take(
+    out: dict[str, Any],
+    new: dict[str, Any],
+    told: bool,
+    name: str,
+    value: Any,
+    field: Field | None,
+    refusals: Refusals,
+) -> None:
+    """Convert a value, and put it among all attributes and, if it was not told before, among the new ones."""
+    found: dict[str, Any] = {}
+    _put(found, name, value, field, None if told else refusals)
+    if field is None and found.keys() & out.keys():
+        refusals.dropped += not told
+        return
+    out.update(found)
+    if not told:
+        new.update(found)
 
 
 def _put(out: dict[str, Any], name: str, value: Any, field: Field | None, refusals: Refusals | None) -> None:

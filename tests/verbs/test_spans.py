@@ -144,3 +144,19 @@ def test_a_span_that_is_never_ended_is_closed_at_shutdown(capture: Capture) -> N
     telemetry.shutdown()
     attributes = dict(capture.span("job").attributes)
     assert {"crucible.result": "cancellation", "crucible.incomplete": True} == attributes
+
+
+def test_what_is_added_under_the_name_of_an_attribute_of_ours_is_left_out(capture: Capture) -> None:
+    """The span and the log events say what the metrics say; each is counted once, and the rest stays."""
+    capture.configure()
+    with (
+        cx.workflow("w", **{"crucible.workflow.name": "other", "mine": 1}),
+        cx.stage("s", **{"crucible.stage.name": "other"}) as stage,
+    ):
+        stage.set(**{"crucible.workflow.name": "third", "rows": 2})
+
+    names = ("crucible.workflow.name", "crucible.stage.name", "mine", "rows")
+    found = [[span.attributes.get(name) for name in names] for span in capture.spans]
+    assert [["w", "s", None, 2], ["w", None, 1, None]] == found
+    assert {"w"} == {record.attributes["crucible.workflow.name"] for record in capture.logs}
+    assert 3 == capture.value("crucible.sdk.refused_attributes")
