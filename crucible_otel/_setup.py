@@ -15,7 +15,7 @@ from crucible_otel.events.bus import Filter
 from crucible_otel.events.clock import Clock
 from crucible_otel.events.outcome import Terminated
 from crucible_otel.events.runtime import Runtime, install, runtime
-from crucible_otel.events.scope import leave_ended
+from crucible_otel.events.scope import current, leave_ended
 from crucible_otel.gpu.exporting import GpuExport
 from crucible_otel.gpu.exporting import start as start_gpus
 from crucible_otel.handlers import build
@@ -267,6 +267,9 @@ def _build(settings: Settings, clock: Clock | None) -> Telemetry:
     # Not at their first use: a child forked while another thread imports a module would wait for that for ever.
     from crucible_otel.verbs import attaching, call, dataset, emit, inference, spans, training, workflow  # noqa: F401
 
+    around = current()
+    if around is not None and not around.ended:
+        logger.warning("the %s around configure() began before it and is not reported", around.operation.name)
     new = Runtime(bus=bus, clock=clock)
     engine = Engine(
         clock=new.clock,

@@ -56,6 +56,23 @@ def test_a_second_call_says_no_secret(capture: Capture, caplog: pytest.LogCaptur
     assert "s3cr3t" not in caplog.text
 
 
+def test_what_was_opened_before_is_said_not_to_be_reported(capture: Capture, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, by its name, and only if it is still open; what is opened inside it afterwards is reported."""
+    with cx.train("before") as run:
+        capture.configure()
+        run.step(loss=1.0)
+        with cx.stage("after"):
+            pass
+    assert ["the crucible.training around configure() began before it and is not reported"] == said(
+        caplog, logging.WARNING
+    )
+    assert ["run_stage after"] == [span.name for span in capture.spans]
+
+    caplog.clear()
+    capture.configure()
+    assert [] == said(caplog, logging.WARNING)
+
+
 def test_a_second_call_attaches_its_handlers_all_the_same(capture: Capture) -> None:
     """A notebook cell that is run again replaces them."""
     capture.configure(handlers=["console"])
