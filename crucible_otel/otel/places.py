@@ -86,8 +86,9 @@ class Places:
             nobody = isinstance(tracer, NoOpTracer)
             return Place(prepared.owner, None, Under(above), LONGEST_NS, prepared) if nobody else None
         under = buffer.under(above)
-        if under is None:
-            return None
+        if under is None:  # the sampler has to look at each of those that the rate keeps: of these, at the slow ones
+            none_but_slow = Under(above)
+            return Place(prepared.owner, None, none_but_slow, self._slow_ns, prepared) if buffer.rate <= 0.0 else None
         wanted = under.trace_id and buffer.read
         if wanted and buffer.rate > 0.0:
             return Place(prepared.owner, prepared.full, under, LONGEST_NS, prepared)

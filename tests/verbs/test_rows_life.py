@@ -296,6 +296,18 @@ def test_calls_outside_of_all_spans_are_roots(capture: Capture) -> None:
     assert 10 == len({span.context.trace_id for span in capture.spans})
 
 
+def test_calls_outside_of_all_spans_that_the_rate_leaves_out_go_the_short_way(capture: Capture) -> None:
+    """But for the slow ones, each of which is a root."""
+    capture.configure(call_sample_rate=0.0, slow_call_threshold_ms=1000)
+    made = cx.call("a", "f")
+    report(made, 10)
+    report(made, 2, duration_ns=10**9)
+    report(made, 10)
+    assert 20 == waiting()
+    assert {"": 2} == spans_by_parent(capture)
+    assert 22 == capture.value("crucible.calls")
+
+
 @pytest.mark.parametrize("sampler", ["always_on", "always_off"])
 def test_without_an_exporter_or_a_sampled_trace_nothing_is_kept(
     capture: Capture, monkeypatch: pytest.MonkeyPatch, sampler: str
