@@ -7,7 +7,6 @@ the cause, where a look at the server found one.
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -16,7 +15,6 @@ from urllib.parse import urlsplit
 from opentelemetry.sdk.version import __version__
 
 from crucible_otel.export.causes import BROKEN, REFUSED, TOO_LARGE, Answer, Cause, classify
-from crucible_otel.export.pace import PAUSE_S
 
 __all__ = ["GivenUpError", "observe_calls", "observing_session"]
 
@@ -53,7 +51,6 @@ def observing_session(observed: list[object], probe: Probe) -> Any:
             if isinstance(self.verify, str):
                 kwargs.setdefault("verify", self.verify)
             url: str = kwargs["url"] if "url" in kwargs else args[1]
-            time.sleep(PAUSE_S)
             try:
                 if self.refused and (refusal := refusal_at(url, kwargs.get("timeout"))) is not None:
                     raise requests.ConnectionError(refusal) from refusal

@@ -58,6 +58,7 @@ class SnapshotReader(MetricReader):
             points = list[Any]()
             with suppress(AttributeError):  # a future SDK's
                 points = all_points(metrics_data)
+            pace.pause()
             if self._delivers_empty or any(resource.scope_metrics for resource in metrics_data.resource_metrics):
                 super()._receive_metrics(metrics_data, timeout_millis, **kwargs)  # type: ignore[safe-super]
             del metrics_data

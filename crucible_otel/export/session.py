@@ -46,14 +46,14 @@ class PausingSession(requests.Session):
         self._prepared = self._merged = None
 
     def prepare_request(self, request: Any) -> Any:
-        """Prepare a request, with pauses before and after."""
-        time.sleep(PAUSE_S)
+        """Prepare a request, with a pause after."""
         like = None if self.auth or self.cookies else ({**vars(request), "data": None}, *self.headers.items())
         kept = self._prepared
         if kept is not None and like == kept[0] and isinstance(request.data, bytes):
             prepared = kept[1].copy()
             prepared.prepare_body(request.data, None)
         else:
+            time.sleep(PAUSE_S)
             prepared = super().prepare_request(request)
             if like is not None:
                 bare = prepared.copy()
@@ -73,8 +73,7 @@ class PausingSession(requests.Session):
         return {**kept[1], "proxies": dict(kept[1]["proxies"])}
 
     def send(self, *args: Any, **kwargs: Any) -> Any:
-        """Send a request, with pauses before and after."""
-        time.sleep(PAUSE_S)
+        """Send a request, with a pause after."""
         response = super().send(*args, **kwargs)
         time.sleep(PAUSE_S)
         return response
