@@ -16,6 +16,7 @@ from crucible_otel.export.chunk import Chunk
 from crucible_otel.export.columns import span_bytes, span_fields
 from crucible_otel.export.deciding import rules_of
 from crucible_otel.export.fork import in_child
+from crucible_otel.export.pace import pacing
 from crucible_otel.export.readable import readable
 from crucible_otel.export.scope import own_scope
 from crucible_otel.export.templates import span_body
@@ -161,6 +162,10 @@ class HotSpans:
         if queues:
             queues[0].queue.sources.append(self._fetch)
 
+    def end_segments(self) -> None:
+        """End the segments that are open; see :meth:`SpanBuffer.end_segments`."""
+        self.buffer.end_segments(pacing())
+
     def give_way(self) -> None:
         """Leave the spans of hot events to the SDK from now on."""
         if self.on_give_way is not None:
@@ -173,7 +178,7 @@ class HotSpans:
 
     def _fetch(self) -> Iterator[Sequence[Any]]:
         with self._fetching:
-            return self._shared(self.buffer.fetch_columns(), self.buffer.fetch())
+            return self._shared(self.buffer.fetch_columns(over=pacing()), self.buffer.fetch())
 
     def _hurry(self) -> None:
         buffer = self.buffer

@@ -50,6 +50,8 @@ class Departure:
     Args:
         parts: What leaves.
         exit_timeout_s: The time for leaving when nobody says otherwise.
+        before_flush: Called before the parts are flushed, for what is to leave with any of them; gets half of the time
+            at most.
         before_leaving: Called with the reason (``shutdown``, ``exit``, ``sigterm`` or ``child``) before the parts are
             shut down; gets half of the time at most, then leaving goes on without waiting for it.
         last_word: Called when all is over, to report what was lost.
@@ -60,12 +62,13 @@ class Departure:
         parts: Iterable[Part],
         *,
         exit_timeout_s: float = 3.0,
+        before_flush: Callable[[], object] | None = None,
         before_leaving: Callable[[str], object] | None = None,
         last_word: Callable[[], object] | None = None,
     ) -> None:
         self._parts = tuple(parts)
         self.exit_timeout_s = exit_timeout_s
-        self._before_leaving, self._last_word = before_leaving, last_word
+        self._before_flush, self._before_leaving, self._last_word = before_flush, before_leaving, last_word
         self._park()
         in_child(self._after_fork)
 
@@ -106,6 +109,8 @@ class Departure:
         if self.closed or self._claim.locked():
             return False
         deadline = time.monotonic() + timeout_s
+        if self._before_flush is not None:
+            _run_on(self._callback, self._before_flush, timeout_s / 2)
         return self._gather([partial(_flush, part, deadline) for part in self._parts], deadline)
 
     def shutdown(self, timeout_s: float | None = None, reason: str = "shutdown") -> bool:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
-__all__ = ["PATIENCE_S", "PAUSE_S", "SLICE_S", "Pace", "Paced", "free", "paced"]
+__all__ = ["PATIENCE_S", "PAUSE_S", "SLICE_S", "Pace", "Paced", "free", "paced", "pacing"]
 
 Item = TypeVar("Item")
 
@@ -77,10 +78,15 @@ def paced(items: Sequence[Item], pace: Pace) -> Iterator[Item]:
         start += few
         before, gone = gone, pace.breathe()
         taken = gone - before
-        if 0 < taken < 0.125 and few < _AT_MOST:
+        if 0 < taken < 0.0625 and few < _AT_MOST:
             few *= 2
-        elif taken > 0.25 or gone == 0:
+        elif taken > 0.125 or gone == 0:
             few = max(1, few // 2)
+
+
+def pacing() -> Callable[[Sequence[Any]], Iterator[Any]]:
+    """Return what iterates like :func:`paced`, with a pace of its own, for as long as somebody who waits is patient."""
+    return partial(paced, pace=Pace(patience_s=PATIENCE_S))
 
 
 class Paced(list[Item]):

@@ -25,6 +25,7 @@ from crucible_otel.export.joined import JoinedMetrics, foreign_meter_provider, j
 from crucible_otel.export.leave import Departure, Part
 from crucible_otel.export.otlp import build_metric_delivery
 from crucible_otel.export.own import OwnMetrics
+from crucible_otel.export.pace import pacing
 from crucible_otel.export.prometheus import PrometheusReader
 from crucible_otel.export.providers import Route, log_route, part_of, refresh_process, replace_ended, trace_route
 from crucible_otel.export.quiet import Quiet
@@ -95,6 +96,7 @@ class Pipeline:
         self._departure = Departure(
             (self._bounded(self.traces), metrics_part, self._bounded(self.logs), handlers),
             exit_timeout_s=settings.exit_timeout_s,
+            before_flush=lambda: self._source.settle(pacing()),
             before_leaving=self._leaving,
             last_word=self._last_word,
         )

@@ -80,13 +80,13 @@ class _OwnTracerProvider(TracerProvider):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         if self.hot is not None:
-            self.hot.buffer.end_segments()
+            self.hot.end_segments()
         return super().force_flush(timeout_millis)
 
     def shutdown(self) -> None:
         self.ended = True
         if self.hot is not None:
-            self.hot.buffer.end_segments()
+            self.hot.end_segments()
         super().shutdown()
 
     def refresh_process(self) -> None:

@@ -23,6 +23,7 @@ from crucible_otel.otel.live import LiveSpan
 from crucible_otel.otel.record import Columns, Extra, Record, Shape
 from crucible_otel.otel.sampling import LOW_64, Sampling, Verdict, keeps
 from crucible_otel.otel.segments import Segment, Segments
+from crucible_otel.otel.snapshot import Over
 from crucible_otel.semconv.names import SEGMENT_NUMBER
 from crucible_otel.semconv.segment import SEGMENT_SPAN
 
@@ -93,7 +94,7 @@ class SpanBuffer:
         self.rate, self._bound = rate, round(rate * _ALL)
         self.hurry: Callable[[], object] = hurry if hurry is not None else _nothing
         self.read = True
-        self.folds: list[Callable[[], object]] = []
+        self.folds: list[Callable[[Over], object]] = []
         self._segments = Segments(most, self._segment_ids, self._ended)
         self._begin_anew()
         _BUFFERS.add(self)
@@ -246,19 +247,28 @@ class SpanBuffer:
         del records[:size]
         return taken
 
-    def fetch_columns(self, *, fold: bool = True) -> list[Columns]:
-        """Take the spans that came by column, oldest first; without ``fold`` those that are there, and no lock."""
+    def fetch_columns(self, *, fold: bool = True, over: Over = iter) -> list[Columns]:
+        """Take the spans that came by column, oldest first.
+
+        Args:
+            fold: Whether to take a lock and fold; else those are taken that are there.
+            over: Iterates over what is folded, and may pause meanwhile.
+        """
         for each in self.folds if fold else ():
-            each()
+            each(over)
         size = len(self.columns)
         taken = self.columns[:size]
         del self.columns[:size]
         return taken
 
-    def end_segments(self) -> None:
-        """End the segments that are open, so that their roots are among what is fetched next; may take a lock."""
+    def end_segments(self, over: Over = iter) -> None:
+        """End the segments that are open, so that their roots are among what is fetched next; may take a lock.
+
+        Args:
+            over: As in :meth:`fetch_columns`.
+        """
         for fold in self.folds:  # what waits elsewhere may begin one
-            fold()
+            fold(over)
         self._segments.close()
 
     # -- inside ------------------------------------------------------------------------------------------------------

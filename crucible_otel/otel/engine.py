@@ -33,14 +33,16 @@ from crucible_otel.semconv.training import NONFINITE
 FOLD_AT = 1024
 """Records of a hot event that are folded at once; see docs/decisions/0007-fold-size.md."""
 _UPDATE_AT = 256
+_WAIT_S = 3.0
+"""How long to wait for who folds and pauses meanwhile, which is 2 s at most."""
 Report = Callable[..., None]
 
 
 class Rows(Protocol):
     """A further buffer in front of series; the engine's lock is held."""
 
-    def fold_now(self) -> None:
-        """Fold what is buffered."""
+    def fold_now(self, over: Over = iter) -> None:
+        """Fold what is buffered; ``over`` iterates over what may be a lot, and may pause meanwhile."""
 
     def clear(self) -> None:
         """Forget it."""
@@ -139,16 +141,25 @@ class Engine:
         for family in self.families.values():
             family.rearm()
 
-    def fold_for_spans(self) -> None:
-        """Fold what may have spans, and make these."""
+    def settle(self, over: Over = iter) -> None:
+        """Fold what is buffered, and emit the events and spans of what that finds; ``over`` as in :meth:`snapshot`."""
         # With an end: who waits may be a signal handler that has interrupted the one who holds the lock.
-        if self.lock.acquire(timeout=1.0):
+        if self.lock.acquire(timeout=_WAIT_S):
+            try:
+                self._fold_all(over)
+            finally:
+                self.lock.release()
+        self.tell_bad()
+
+    def fold_for_spans(self, over: Over = iter) -> None:
+        """Fold what may have spans, and make these; ``over`` as in :meth:`snapshot`."""
+        if self.lock.acquire(timeout=_WAIT_S):  # with an end, as above
             try:
                 for family in self.families.values():
                     if family.spans is not None:
-                        family.fold_now(hot=False)
+                        family.fold_now(hot=False, over=over)
                 for rows in self.rows:
-                    rows.fold_now()
+                    rows.fold_now(over)
             finally:
                 self.lock.release()
         for family in self.families.values():
@@ -274,10 +285,10 @@ class Engine:
 
     def _fold_all(self, over: Over = iter) -> None:
         for family in over(list(self.families.values())):
-            family.fold_now(hot=False)
+            family.fold_now(hot=False, over=over)
         for rows in over(self.rows):
-            rows.fold_now()
-        self._structural.fold()
+            rows.fold_now(over)
+        self._structural.fold(over)
 
     def _points(self, over: Over = iter) -> Iterable[tuple[Metric, tuple[Point, ...]]]:
         for group in self._groups:

@@ -14,6 +14,7 @@ from crucible_otel.otel.feeds import compiled
 from crucible_otel.otel.handle import Handle, Owner, generate, measured, suspicious
 from crucible_otel.otel.labels import label, labelling
 from crucible_otel.otel.sequence import in_order
+from crucible_otel.otel.snapshot import Over
 from crucible_otel.otel.values import cleaned, settled, spelled
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.model import Severity
@@ -206,8 +207,13 @@ class Family:
         except Exception as error:  # who folds is the user's loop
             runtime().fault(self.spec.name, error)
 
-    def fold_now(self, *, hot: bool) -> None:
-        """Fold what is buffered; the engine's lock is held."""
+    def fold_now(self, *, hot: bool, over: Over = iter) -> None:
+        """Fold what is buffered; the engine's lock is held.
+
+        Args:
+            hot: Whether who folds is who made the last record.
+            over: Iterates over who made records, and may pause meanwhile.
+        """
         buffer, width, start = self.buffer, self.width, self._start
         entries = len(buffer)
         if entries == start:
@@ -216,7 +222,7 @@ class Family:
         del buffer[start:entries]
         if self.spans is not None and self.spans.by_column:
             *columns, ends, places = columns
-            self.spans.take(columns[0], columns[1:], ends, places)
+            self.spans.take(columns[0], columns[1:], ends, places, over)
         owners = columns[0]
         last, size = owners[-1], len(owners)
         if owners.count(last) == size:
@@ -225,7 +231,7 @@ class Family:
         groups: dict[Owner, list[tuple[Any, ...]]] = {}
         for record in zip(*columns, strict=True):
             groups.setdefault(record[0], []).append(record)
-        for owner, records in groups.items():
+        for owner, records in over(list(groups.items())):
             exemplar = self._engine.exemplar(owner, hot and owner is last)
             self._fold(owner, [list(column) for column in zip(*records, strict=True)], len(records), exemplar)
 

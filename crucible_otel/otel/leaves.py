@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from crucible_otel.events.runtime import runtime
 from crucible_otel.otel.feeds import compiled
+from crucible_otel.otel.snapshot import Over
 from crucible_otel.semconv.model import Field
 
 if TYPE_CHECKING:
@@ -80,8 +81,12 @@ class Leaves:
         except Exception as error:  # else the call that filled the buffer would be reported once more
             runtime().fault("calls", error)
 
-    def fold_now(self) -> None:
-        """Fold what is buffered; the engine's lock is held."""
+    def fold_now(self, over: Over = iter) -> None:
+        """Fold what is buffered; the engine's lock is held.
+
+        Args:
+            over: Iterates over the places, and may pause meanwhile.
+        """
         buffer, width, start = self.buffer, self._width, self._start
         entries = len(buffer)
         if entries == start:
@@ -95,7 +100,7 @@ class Leaves:
         groups: dict[Place, list[int]] = {}
         for index, each in enumerate(places):
             groups.setdefault(each, []).append(index)
-        for each, indices in groups.items():
+        for each, indices in over(list(groups.items())):
             self._fold(each, [list(map(column.__getitem__, indices)) for column in columns], len(indices))
 
     def clear(self) -> None:

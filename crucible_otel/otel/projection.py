@@ -183,6 +183,7 @@ class TelemetryProjection:
         """End what is open, and begin nothing more: what happens while the process leaves would count as lost."""
         self._tracer = trace.NoOpTracer()
         end_open()
+        self._engine.settle()  # while what it finds can still be told
         for operation in self.hot_ends.values():
             operation.leave()
         self._log.stop()

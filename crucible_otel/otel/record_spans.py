@@ -27,6 +27,7 @@ from crucible_otel.otel.buffer import SPAN_KEY, SpanBuffer
 from crucible_otel.otel.handle import Owner
 from crucible_otel.otel.naming import named
 from crucible_otel.otel.record import Shape
+from crucible_otel.otel.snapshot import Over
 from crucible_otel.semconv.model import Event as EventSpec
 from crucible_otel.semconv.names import RESULT
 
@@ -101,6 +102,7 @@ class RecordSpans:
         columns: Sequence[Sequence[Any]],
         ends: Sequence[int],
         places: Sequence[Scope | Context],
+        over: Over = iter,
     ) -> None:
         """Make spans of records; the engine's lock is held.
 
@@ -109,6 +111,7 @@ class RecordSpans:
             columns: Its fields.
             ends: When it was made, in nanoseconds since the epoch.
             places: The scope or the context it was made in.
+            over: Iterates over those made by one in one place, and may pause meanwhile.
         """
         owner, place, size = owners[-1], places[-1], len(owners)
         if owners.count(owner) == size and all(each is place for each in places):
@@ -117,7 +120,7 @@ class RecordSpans:
         groups: dict[tuple[int, int], list[int]] = {}
         for index, ids in enumerate(zip(map(id, owners), map(id, places), strict=True)):
             groups.setdefault(ids, []).append(index)
-        for indices in groups.values():
+        for indices in over(list(groups.values())):
             few = [list(map(column.__getitem__, indices)) for column in columns]
             first = indices[0]
             self._take(owners[first], places[first], few, list(map(ends.__getitem__, indices)))

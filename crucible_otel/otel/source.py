@@ -19,6 +19,9 @@ class MetricSource(Protocol):
             over: Iterates over what may be a lot, and may pause meanwhile: nobody waits for this lock to record.
         """
 
+    def settle(self, over: Over = iter) -> None:
+        """Fold what is buffered, and emit the events of what that finds; ``over`` as in :meth:`snapshot`."""
+
     def divert(self, specs: Iterable[Metric], limit: int = 65_536) -> None:
         """From now on keep these metrics' values for :meth:`drain_diverted`, at most ``limit`` histogram values."""
 

@@ -37,14 +37,14 @@ class StructuralSeries:
         self._series: dict[str, dict[Labels, Any]] = {}
         self._metrics: dict[str, Metric] = {}
 
-    def fold(self) -> None:
-        """Apply the updates."""
+    def fold(self, over: Over = iter) -> None:
+        """Apply the updates; ``over`` iterates over them, and may pause meanwhile."""
         updates = self.updates
         size = len(updates)
         chunk = updates[:size]
         del updates[:size]
         kept = {(each[0].name, each[2]): index for index, each in enumerate(chunk) if is_kept(each[3])}
-        for index, (metric, how, labels, value) in enumerate(chunk):
+        for index, (metric, how, labels, value) in over(list(enumerate(chunk))):
             if kept and is_kept(value):  # on an accelerator: of those for one series only the last is read
                 if kept[metric.name, labels] != index:
                     continue

@@ -79,6 +79,9 @@ class FakeSource:
                 ),
             )
 
+    def settle(self, over: Over = iter) -> None:
+        """Do nothing: nothing is buffered."""
+
     def divert(self, specs: Iterable[Metric], limit: int = 65_536) -> None:
         """Keep the values of these metrics."""
         self.limit = limit

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from crucible_otel.semconv.names import RESULT, SERVICE_NAME
-from crucible_otel.semconv.training import STEP_DURATION, STEPS
+from crucible_otel.semconv.training import NONFINITE, STEP_DURATION, STEPS
 from crucible_otel.testing import OtlpReceiver
 from tests.integration.programs import Ended, run, sending_to
 
@@ -163,6 +163,27 @@ os._exit(0)  # nothing but the application's flush has carried anything
     ] == last(ended)  # fmt: skip
     assert [] == ended.errors
     arrived(receiver)
+
+
+def test_our_flush_carries_the_event_of_a_loss_that_was_not_finite(receiver: OtlpReceiver, route: str) -> None:
+    """Although only the metrics' part of the flush would find it."""
+    ended = run(
+        APPLICATION
+        + INSTALL_ALL
+        + """
+with cx.train("m") as run:
+    for loss in (0.5, float("nan")):
+        run.step(loss=loss)
+    assert telemetry.flush()
+    os._exit(0)
+""",
+        sending_to(receiver, ROUTE=route),
+    )
+
+    assert [] == ended.errors
+    assert [2] == [
+        log.attributes["crucible.training.step"] for log in receiver.logs if log.event_name == NONFINITE.name
+    ]
 
 
 @pytest.mark.parametrize(

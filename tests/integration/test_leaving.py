@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from crucible_otel.semconv.names import INCOMPLETE, RESULT
-from crucible_otel.semconv.training import STEPS
+from crucible_otel.semconv.training import NONFINITE, STEPS
 from crucible_otel.testing import OtlpReceiver
 from tests.integration.programs import GRACE_S, Ended, Program, overtime, run, sending_to
 
@@ -180,6 +180,40 @@ def test_sigterm_in_mid_run_delivers_everything_and_ends_the_process_by_the_sign
     assert not within_an_epoch or (2, 15) == (finished, receiver.total(STEPS.name))
     assert 0 == receiver.total("crucible.workflow.run.active")
     assert 1 == receiver.total("crucible.workflow.run.duration", {RESULT: "cancellation"})
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        ("assert telemetry.flush(); os._exit(0)", 0),
+        ("telemetry.shutdown(); os._exit(0)", 0),
+        ("", 0),
+        ("os.kill(os.getpid(), 15)", -15),
+    ],
+    ids=["flush", "shutdown", "exit", "sigterm"],
+)
+def test_the_event_of_a_loss_that_was_not_finite_in_the_last_steps_arrives(
+    ending: str, code: int, receiver: OtlpReceiver
+) -> None:
+    """Nobody has looked at these steps yet: what that finds is to leave with the same flush, or before the end."""
+    ended = run(
+        f"""
+import os, time
+import crucible_otel as cx
+telemetry = cx.configure()
+run = cx.train("m").__enter__()
+for loss in (0.5, 0.4, float("nan"), float("nan")):
+    run.step(loss=loss)
+{ending}
+""",
+        sending_to(receiver),
+        code=code,
+    )
+
+    assert [] == ended.errors
+    (event,) = [log for log in receiver.logs if log.event_name == NONFINITE.name]
+    assert ("ERROR", 3) == (event.severity_text, event.attributes["crucible.training.step"])
+    assert 2 == receiver.total(NONFINITE.name)
 
 
 def test_sigterm_while_a_block_swallows_everything_still_ends_the_process(receiver: OtlpReceiver) -> None:

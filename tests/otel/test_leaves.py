@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -178,6 +178,24 @@ def test_a_signal_handler_that_reports_a_call_amid_a_fold_loses_nothing() -> Non
         if not more:
             break
     assert number > 10
+
+
+def test_a_fold_of_many_places_is_one_that_can_pause() -> None:
+    """Whether a collection or a fetch of spans folds: the places are iterated over as who folds wants it."""
+    rows, sizes = Rows(SpanBuffer(clock=engine()[1])), list[int]()
+    assert rows.buffer is not None
+    rows.buffer.folds.append(rows.engine.fold_for_spans)
+
+    def over(items: Sequence[Any]) -> Iterator[Any]:
+        sizes.append(len(items))
+        return iter(items)
+
+    for fold in (rows.engine.snapshot, lambda over: rows.buffer.fetch_columns(over=over)):
+        for _ in range(100):
+            rows.put(rows.place())
+        fold(over)
+        assert 100 in sizes
+        sizes.clear()
 
 
 @pytest.mark.usefixtures("switching")
