@@ -29,9 +29,10 @@ logger = logging.getLogger("crucible_otel")
 
 _FLUSH_MS: Final = 30_000.0
 
-Source: TypeAlias = Callable[[], "Sequence[Any] | Iterator[Sequence[Any]]"]
-"""Hands over the items that somebody keeps in a buffer of his own; any thread may call it, also two at once. Where it
-is work to make them it returns an iterator over a few at a time: lists or chunks, between which there are pauses."""
+Source: TypeAlias = Callable[[bool], "Sequence[Any] | Iterator[Sequence[Any]]"]
+"""``source(everything)`` hands over the items that somebody keeps in a buffer of his own: those that are ready, or
+everything. Any thread may call it, also two at once. Where it is work to make them it returns an iterator over a few at
+a time: lists or chunks, between which there are pauses."""
 
 
 def _nothing(*_: object) -> None:
@@ -175,7 +176,7 @@ class BatchQueue:
         if threading.current_thread() is self._thread:
             return False  # an exporter that flushes what it was called by
         if self._thread is None:
-            self._ask()
+            self._ask(everything=True)
             if not self._backlog:
                 return True
             self._start()
@@ -222,22 +223,22 @@ class BatchQueue:
         """Deliver full batches, or all that is there by now, and tell those who wait for that."""
         backlog = self._backlog
         flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
-        self._ask()
+        self._ask(everything=everything or bool(flushes))
         goal = backlog.added if everything or flushes else 0
         while not backlog.delivered_all_before(goal) or backlog.has_batch:
             if not self._deliver_batch():
                 break
-            self._ask()
+            self._ask(everything=False)
         with suppress(Exception):
             self._after()
         if not backlog.ended:  # else the time of those who wait is over, and nothing is handed to anybody
             for done in flushes:
                 done.set()
 
-    def _ask(self) -> None:
+    def _ask(self, *, everything: bool) -> None:
         for source in self.sources:
             try:
-                given = source()
+                given = source(everything)
                 for items in (given,) if isinstance(given, Sequence) else given:
                     self._backlog.extend(items, self._pace, late=not self._backlog.ended)
             except Exception as error:  # the others' items are none the worse for it

@@ -205,9 +205,11 @@ class Buffer:
 
     def __init__(self) -> None:
         self.items: list[Item] = []
+        self.asked: list[bool] = []
 
-    def __call__(self) -> list[Item]:
+    def __call__(self, everything: bool) -> list[Item]:
         """Hand over."""
+        self.asked.append(everything)
         items, self.items = self.items, []
         return items
 
@@ -224,6 +226,7 @@ def test_sources_are_asked_before_anything_leaves(end: str) -> None:
         elif end == "delay":
             until(lambda: len(exported.numbers) == 3000)
     assert list(range(3000)) == exported.numbers
+    assert True in buffer.asked
     assert (3000, 3000) == (made.counts.offered, made.counts.taken)
 
 
@@ -231,7 +234,7 @@ def test_a_source_may_make_its_items_while_it_is_asked() -> None:
     """By an iterator over a few at a time, of which all is taken."""
     exported, buffer = Exported(), Buffer()
     with queue(exported) as made:
-        made.sources.append(lambda: ([item] for item in buffer()))
+        made.sources.append(lambda everything: ([item] for item in buffer(everything)))
         buffer.items = [Item(0, number) for number in range(1000)]
         assert made.force_flush(WAIT_S * 1000)
 
@@ -249,13 +252,14 @@ def test_wake_has_sources_asked_and_full_batches_sent() -> None:
         until(lambda: len(exported.numbers) == 200)
         assert 50 == made.counts.waiting
         assert made._bell.qsize() <= 1
+        assert {False} == {*buffer.asked}  # what is ready is enough
 
 
 def test_a_source_that_fails_keeps_nothing_else_back() -> None:
     """Its own items are its own."""
     exported, buffer = Exported(), Buffer()
 
-    def broken() -> list[Item]:
+    def broken(everything: bool) -> list[Item]:
         raise ValueError
 
     with queue(exported) as made:
@@ -273,7 +277,7 @@ def test_a_source_can_keep_what_would_not_fit() -> None:
     exported.go.clear()
     waiting = [Item(0, number) for number in range(30)]
 
-    def patient() -> list[Item]:
+    def patient(everything: bool) -> list[Item]:
         fits = made.room_bytes // 100
         given, waiting[:fits] = waiting[:fits], []
         return given
