@@ -114,23 +114,22 @@ def _hot_spans() -> tuple[Any, list[Any]]:
     from crucible_otel.export.hot_spans import HotColumns, HotSpan
     from crucible_otel.export.pace import Pace
     from crucible_otel.otel.limits import Limits
-    from crucible_otel.otel.record import Columns, Shape
+    from crucible_otel.otel.record import Columns, Shape, packed
 
     numbers = range(_ITEMS)
     start = {"rpc.system": "crucible", "gen_ai.request.model": "gpt-x", "crucible.result": "success"}
     durations = [f"crucible.call.{part}.duration" for part in ("queue", "serialize", "execute", "deserialize")]
     shape = Shape("call", SpanKind.INTERNAL, start, (*durations, "crucible.call.io"))
-    values = [[1_000_000 * part + number for number in numbers] for part in range(1, 5)]
+    values = [packed("d", [(1_000_000 * part + number) * 1e-9 for number in numbers]) for part in range(1, 5)]
     columns = Columns(
         shape,
         2**127 + 1,
         2**63 + 1,
         1,
         b"".join([(2**63 + number).to_bytes(8, "big") for number in numbers]),
-        [1_700_000_000_000_000_000 + 1_000 * number for number in numbers],
-        [1_700_000_000_010_000_000 + 1_000 * number for number in numbers],
-        (*values, [20_000 + 1_000 * number for number in numbers]),
-        (1e-9,) * 4 + (1.0,),
+        packed("Q", [1_700_000_000_000_000_000 + 1_000 * number for number in numbers]),
+        packed("Q", [1_700_000_000_010_000_000 + 1_000 * number for number in numbers]),
+        (*values, packed("Q", [20_000 + 1_000 * number for number in numbers])),
     )
     kind = type("Span", (HotSpan,), {"__slots__": (), "resource": Resource.create({}), "limits": Limits()})
     batch = Batch(Pace())

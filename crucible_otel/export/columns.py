@@ -10,15 +10,15 @@ of their own.
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import compress, repeat
-from operator import mul
+from itertools import compress, count
 from typing import Any, Final, NamedTuple
 
 from crucible_otel.export.encode_spans import LOCAL_PARENT
-from crucible_otel.export.protobuf import attributes, double, fixed64, key_value, varint
+from crucible_otel.export.protobuf import attributes, double, fixed64, key_value, length_of, varint
 from crucible_otel.export.templates import (
     ATTRIBUTES,
     END,
@@ -43,10 +43,15 @@ _FEW: Final = 12
 
 _MOST_TEMPLATES: Final = 64
 
+_LITTLE: Final = sys.byteorder == "little"
+
 _LENGTHS: Final = bytes([max(1, -(-bits // 7)) for bits in range(256)])
 """How many bytes a varint takes, by the bits of its number."""
 _LONGEST: Final = 8
 """Longer ones do not fit a 64-bit lane; rare ones, and all negative ones, are written span by span."""
+
+_OTHERS: Final = tuple([bytes([each != kind for each in range(256)]) for kind in range(max(_LENGTHS) + 1)])
+"""By a number of bytes, what tells all others from it."""
 
 _MOST_MASKS: Final = 16
 _SEPTET: Final = 0x7F
@@ -56,6 +61,7 @@ _Kind = int
 """How a value is written: 0 for none, -1 for a double, else the bytes of its varint."""
 _FLOATS: Final = {float}
 _INTS: Final = {int}
+_PACKED: Final = {"d": _FLOATS, "Q": _INTS}
 _ABSENT: Final = 0
 _DOUBLE: Final = -1
 
@@ -70,7 +76,7 @@ class _Template(NamedTuple):
         span_id: Where the span id is.
         start: Where the start is.
         end: Where the end is.
-        values: Where the value of each field is.
+        fields: Where each field is: its first byte, that of its value, and what comes after it.
     """
 
     length: int
@@ -79,7 +85,7 @@ class _Template(NamedTuple):
     span_id: int
     start: int
     end: int
-    values: tuple[int, ...]
+    fields: tuple[tuple[int, int, int], ...]
 
 
 def span_fields(columns: Columns, limits: Limits) -> bytes | bytearray:
@@ -130,18 +136,18 @@ def _by_column(columns: Columns, limits: Limits) -> bytes | bytearray:
     trace_and_span_id = columns.trace_id.to_bytes(16, "big") + SPAN_ID + bytes(8)
     spans = bytearray(template.before + trace_and_span_id + parent + template.after) * size
     _lay(spans, length, template.span_id, columns.span_ids, 8)
-    _lay(spans, length, template.start, struct.pack(f"<{size}Q", *columns.start_ns), 8)
-    _lay(spans, length, template.end, struct.pack(f"<{size}Q", *columns.end_ns), 8)
-    for at, kind, values, scale in zip(template.values, kinds, columns.values, columns.scales, strict=True):
+    _lay(spans, length, template.start, _raw("Q", columns.start_ns), 8)
+    _lay(spans, length, template.end, _raw("Q", columns.end_ns), 8)
+    for (_, at, _), kind, values in zip(template.fields, kinds, columns.values, strict=True):
         if values is None:
             continue
-        if kind != _DOUBLE:
-            _lay(spans, length, at, _varints(struct.pack(f"<{size}Q", *values), kind), kind)
-        elif scale == 1.0:
-            _lay(spans, length, at, struct.pack(f"<{size}d", *values), 8)
+        if kind == _DOUBLE:
+            _lay(spans, length, at, _raw("d", values), 8)
         else:
-            _lay(spans, length, at, struct.pack(f"<{size}d", *map(mul, values, repeat(scale))), 8)
-    return _mended(spans, length, odd, columns, limits) if odd else spans
+            _lay(spans, length, at, _varints(_raw("Q", values), kind), kind)
+    if odd:
+        _mend(spans, template, kinds, odd, columns)
+    return spans
 
 
 def _apart(columns: Columns, odd: Sequence[int]) -> Iterator[Columns]:
@@ -160,7 +166,6 @@ def _apart(columns: Columns, odd: Sequence[int]) -> Iterator[Columns]:
             list(compress(columns.start_ns, keys)),
             list(compress(columns.end_ns, keys)),
             tuple([values if values is None else list(compress(values, keys)) for values in columns.values]),
-            columns.scales,
         )
 
 
@@ -172,17 +177,19 @@ def _kinds(columns: Columns) -> tuple[list[_Kind], Sequence[int]]:
     """
     kinds: list[_Kind] = []
     odd: set[int] = set()
-    for values, scale in zip(columns.values, columns.scales, strict=True):
+    for values in columns.values:
         if values is None:
             kinds.append(_ABSENT)
-        elif scale != 1.0 or (types := set(map(type, values))) == _FLOATS:
+            continue
+        types = _PACKED[values.typecode] if type(values) is array else set(map(type, values))
+        if types == _FLOATS:
             kinds.append(_DOUBLE)
         elif types == _INTS:
             lengths = bytes(map(int.bit_length, values)).translate(_LENGTHS)
-            kind, present = lengths[len(lengths) // 2], set(lengths)
-            if len(present) > 1:
-                kind = max(present, key=lengths.count)
-                odd.update([index for index, each in enumerate(lengths) if each != kind])
+            kind = lengths[len(lengths) // 2]
+            if lengths.count(kind) < len(lengths):
+                kind = max(set(lengths), key=lengths.count)
+                odd.update(compress(count(), lengths.translate(_OTHERS[kind])))
             kinds.append(kind)
         else:
             raise TypeError("values of several types")
@@ -191,16 +198,39 @@ def _kinds(columns: Columns) -> tuple[list[_Kind], Sequence[int]]:
     return kinds, sorted(odd)
 
 
-def _mended(spans: bytearray, length: int, odd: Sequence[int], columns: Columns, limits: Limits) -> bytes:
-    """Return the spans with those that are written otherwise in their places."""
-    view = memoryview(spans)
-    parts: list[bytes | memoryview] = []
-    done = 0
-    for index in odd:
-        body = span_body(columns.record(index), limits)
-        parts += (view[done * length : index * length], _SPANS, varint(len(body)), body)
-        done = index + 1
-    return b"".join([*parts, view[done * length :]])
+def _mend(spans: bytearray, template: _Template, kinds: Sequence[_Kind], odd: Sequence[int], columns: Columns) -> None:
+    """Move the spans of which a number is of another length to the end, and write it.
+
+    The last ones take their places: to move all that follows would cost more than the writing.
+    """
+    length, before = template.length, len(template.before) - len(TRACE_ID)
+    numbers = [
+        (name, values, first, end)
+        for name, values, kind, (first, _, end) in zip(
+            columns.shape.fields, columns.values, kinds, template.fields, strict=True
+        )
+        if kind > 0 and values is not None
+    ]
+    parts: list[bytes] = []
+    for index in reversed(odd):
+        span, last = bytes(spans[index * length : (index + 1) * length]), spans[-length:]
+        del spans[-length:]
+        if index * length < len(spans):
+            spans[index * length : (index + 1) * length] = last
+        pieces, at = list[bytes](), before
+        for name, values, first, end in numbers:
+            pieces += (span[at:first], key_value(ATTRIBUTES, name, values[index]))
+            at = end
+        pieces.append(span[at:])
+        parts += (_SPANS, length_of(pieces), *pieces)
+    spans += b"".join(parts)
+
+
+def _raw(code: str, values: Sequence[Any]) -> bytes:
+    """Return numbers as eight bytes each, little-endian; ``code`` is as for :func:`packed`."""
+    if _LITTLE and type(values) is array:
+        return values.tobytes()
+    return struct.pack(f"<{len(values)}{code}", *values)
 
 
 def _lay(spans: bytearray, length: int, at: int, raw: bytes, number: int) -> None:
@@ -249,11 +279,12 @@ def _made(shape: Shape, name_and_kind: bytes, kinds: tuple[_Kind, ...], *, root:
     places = []
     for name, kind in zip(shape.fields, kinds, strict=True):
         value = double(0.0) if kind == _DOUBLE else bytes(kind)
+        first = ids + len(after)
         if kind != _ABSENT:
             # The largest number of this length, so that what stands before it is right.
             sample: Any = 0.0 if kind == _DOUBLE else (1 << 7 * kind) - 1
             after += key_value(ATTRIBUTES, name, sample)[: -len(value)] + value
-        places.append(ids + len(after) - len(value))
+        places.append((first, ids + len(after) - len(value), ids + len(after)))
     before = _SPANS + varint(ids + len(after))
     return _Template(
         length=len(before) + ids + len(after),
@@ -262,5 +293,5 @@ def _made(shape: Shape, name_and_kind: bytes, kinds: tuple[_Kind, ...], *, root:
         span_id=len(before) + len(TRACE_ID) + 16 + len(SPAN_ID),
         start=len(before) + start,
         end=len(before) + end,
-        values=tuple([len(before) + place for place in places]),
+        fields=tuple([(len(before) + first, len(before) + value, len(before) + end) for first, value, end in places]),
     )

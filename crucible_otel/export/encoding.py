@@ -206,7 +206,7 @@ class _Group:
 class _Room:
     """Memory in which requests are written, one after the other.
 
-    To give back two megabytes after each of them, and to get them again, page by page, takes as long as to write them.
+    To give back megabytes after each of them, and to get them again, page by page, takes as long as to write them.
     It grows by pieces, none of which is ever moved.
     """
 

@@ -196,7 +196,6 @@ class SpanBuffer:
         starts: Sequence[int],
         ends: Sequence[int],
         values: Sequence[Sequence[Any] | None],
-        scales: tuple[float, ...],
         chosen: bytes | None = None,
     ) -> None:
         """Keep many spans that have ended and in which nothing else happened.
@@ -207,7 +206,6 @@ class SpanBuffer:
             starts: When each started, in nanoseconds since the epoch.
             ends: When each ended.
             values: The values of each of the shape's fields; None for none.
-            scales: What each field's values are to be multiplied by.
             chosen: A byte for each span: whether it is kept; None for all.
         """
         if chosen is not None:
@@ -218,7 +216,7 @@ class SpanBuffer:
             return
         span_ids = self._bits(64 * size).to_bytes(8 * size, "big")
         all_of_them = Columns(
-            shape, under.trace_id, under.parent_id, under.flags, span_ids, starts, ends, tuple(values), scales
+            shape, under.trace_id, under.parent_id, under.flags, span_ids, starts, ends, tuple(values)
         )
         for number, segment in self._segments.share(
             under.trace_id, under.parent_id, lambda: under.above, starts[0], size

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from operator import sub
+from itertools import repeat
+from operator import mul, sub
 from typing import TYPE_CHECKING, Any, Final
 
 from crucible_otel.events.runtime import runtime
 from crucible_otel.otel.feeds import compiled
+from crucible_otel.otel.record import packed
 from crucible_otel.otel.snapshot import Over
 from crucible_otel.semconv.model import Field
 
@@ -48,7 +50,7 @@ class Leaves:
     ) -> None:
         self._engine, self._spans, self._slow_ns = engine, buffer, slow_ns
         names = ["duration", *(field.name for field in told)]
-        self._scales = tuple(1e-9 if field.unit == "ns" else 1.0 for field in told)
+        self._timed = tuple(field.unit == "ns" for field in told)
         self._folds = tuple(
             compiled(feed, family.group.slot(feed), names.index(feed.field) if feed.field else 0, engine, whole=True)
             for feed in family.spec.feeds
@@ -113,7 +115,11 @@ class Leaves:
         for fold in self._folds:
             fold(state, place.owner, measured, size, exemplar)
         if self._spans is not None and place.shape is not None:
-            durations, *values = measured
-            starts = list(map(sub, ends, durations))
+            durations, *told = measured
+            starts = packed("Q", list(map(sub, ends, durations)))
+            values = [
+                packed("d", list(map(mul, column, repeat(1e-9)))) if timed else packed("Q", column)
+                for column, timed in zip(told, self._timed, strict=True)
+            ]
             chosen = self._spans.chosen(durations, self._slow_ns)
-            self._spans.add(place.shape, place.under, starts, ends, values, self._scales, chosen)
+            self._spans.add(place.shape, place.under, starts, packed("Q", ends), values, chosen)

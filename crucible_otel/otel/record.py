@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -97,12 +99,11 @@ class Columns:
         span_ids: Their ids, eight bytes each, one after the other.
         start_ns: When each started, in nanoseconds since the epoch.
         end_ns: When each ended.
-        values: For each of the shape's fields the values of all spans, as :data:`Record` has them but for the scale;
-            None where no span has one.
-        scales: What each field's values are to be multiplied by; 1 leaves them as they are, whole numbers too.
+        values: For each of the shape's fields the values of all spans, as :data:`Record` has them, or an array of them
+            (see :func:`packed`); None where no span has one.
     """
 
-    __slots__ = ("end_ns", "flags", "parent_id", "scales", "shape", "span_ids", "start_ns", "trace_id", "values")
+    __slots__ = ("end_ns", "flags", "parent_id", "shape", "span_ids", "start_ns", "trace_id", "values")
 
     def __init__(
         self,
@@ -114,11 +115,10 @@ class Columns:
         start_ns: Sequence[int],
         end_ns: Sequence[int],
         values: tuple[Sequence[Any] | None, ...],
-        scales: tuple[float, ...],
     ) -> None:
         self.shape, self.trace_id, self.parent_id, self.flags = shape, trace_id, parent_id, flags
         self.span_ids, self.start_ns, self.end_ns = span_ids, start_ns, end_ns
-        self.values, self.scales = values, scales
+        self.values = values
 
     def __len__(self) -> int:
         """Return the number of spans."""
@@ -136,17 +136,11 @@ class Columns:
             self.start_ns[start:stop],
             self.end_ns[start:stop],
             tuple([values if values is None else values[start:stop] for values in self.values]),
-            self.scales,
         )
 
     def record(self, at: int) -> Record:
         """Return one of the spans."""
-        values = tuple(
-            [
-                None if values is None else values[at] if scale == 1.0 or values[at] is None else values[at] * scale
-                for values, scale in zip(self.values, self.scales, strict=True)
-            ]
-        )
+        values = tuple([None if values is None else values[at] for values in self.values])
         span_id = int.from_bytes(self.span_ids[8 * at : 8 * at + 8], "big")
         start_ns, end_ns = self.start_ns[at], self.end_ns[at]
         return self.shape, self.trace_id, span_id, self.parent_id, self.flags, start_ns, end_ns, values, None
@@ -154,6 +148,19 @@ class Columns:
     def records(self) -> list[Record]:
         """Return the spans one by one."""
         return list(map(self.record, range(len(self))))
+
+
+def packed(code: str, values: Sequence[Any]) -> Sequence[Any]:
+    """Return numbers as an array, which takes a fifth of a list's memory; as they are if one of them is another number.
+
+    Args:
+        code: ``"d"`` for floats, ``"Q"`` for whole numbers from 0 to 2**64 - 1.
+        values: The numbers.
+    """
+    try:
+        return array(code, struct.pack(f"{len(values)}{code}", *values))
+    except struct.error:
+        return values
 
 
 def _text_bytes(attributes: BoundedAttributes) -> int:

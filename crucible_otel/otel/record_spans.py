@@ -76,7 +76,6 @@ class RecordSpans:
         told = [name for name in columns if name != "duration"]
         self._names = tuple(fields[name].attribute for name in told)
         self._totals = tuple(name in totals for name in told)  # 0 where nothing is told
-        self._scales = (1.0,) * len(told)
         self._duration = tuple(columns).index("duration")
         self._random = random.Random().random  # seeded by the system; not the generator that training code seeds
         self._last: tuple[Owner | None, Scope | None, Shape | None] = (None, None, None)
@@ -167,7 +166,7 @@ class RecordSpans:
             if under is None or self._buffer is None:
                 self._waiting.append(ended)
             elif under.trace_id and self._buffer.read:
-                self._buffer.add(ended.shape, under, ended.starts, ended.ends, ended.values, self._scales)
+                self._buffer.add(ended.shape, under, ended.starts, ended.ends, ended.values)
         except Exception as error:  # which costs spans, but neither their metrics nor other spans
             self._faults.append(error)
 

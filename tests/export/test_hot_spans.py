@@ -29,7 +29,7 @@ from crucible_otel.otel.buffer import Under
 from crucible_otel.otel.limits import Limits
 from crucible_otel.otel.record import Columns, Shape
 from crucible_otel.testing import FakeClock, OtlpReceiver
-from tests.export.test_batching import in_a_child
+from tests.export.test_batching import in_a_child, until
 
 WAIT_MS = 60_000
 NEVER = {"OTEL_BSP_SCHEDULE_DELAY": "1000000"}
@@ -72,8 +72,9 @@ class Way:
     def put(self, number: int, *, shape: Shape = SHAPE, values: Sequence[Any] | None = None) -> None:
         """Have spans in the buffer, by column."""
         starts = [START + each for each in range(number)]
-        columns = values if values is not None else [list(range(1_000, 1_000 + number)), [number] * number]
-        self.hot.buffer.add(shape, UNDER, starts, [each + 5 for each in starts], columns, (1e-9, 1.0))
+        seconds, sizes = [each * 1e-9 for each in range(1_000, 1_000 + number)], [number] * number
+        columns = values if values is not None else [seconds, sizes]
+        self.hot.buffer.add(shape, UNDER, starts, [each + 5 for each in starts], columns)
 
     def flush(self) -> bool:
         """Deliver."""
@@ -141,6 +142,20 @@ def test_each_span_is_delivered_as_it_was_put(receiver: OtlpReceiver) -> None:
         span.attributes for span in spans
     ]
     assert 1_000 == once(receiver)
+
+
+def test_what_is_not_folded_yet_is_fetched_by_a_flush_only(receiver: OtlpReceiver) -> None:
+    """Else whoever records could not fold, and would have thousands of rows to fold at once."""
+    folded: list[int] = []
+    with way(over(receiver)) as made:
+        made.hot.buffer.folds.append(lambda over: folded.append(len(receiver.spans)))
+        made.put(20_000)
+        made.hot.buffer.hurry()
+        until(lambda: len(receiver.spans) > 10_000)
+        assert not folded
+        assert made.flush()
+        assert folded
+        assert 20_000 == once(receiver)
 
 
 def test_a_users_exporter_gets_spans_of_the_sdk() -> None:
@@ -317,7 +332,7 @@ def test_an_estimate_is_within_a_factor_of_two(values: int) -> None:
 def test_a_chunk_weighs_as_much_as_what_is_written_of_it() -> None:
     """Where that is more than what waits: a batch is bounded by it, so that a receiver takes it."""
     shape = Shape("s", SpanKind.INTERNAL, {"text": "x" * 5_000})
-    columns = Columns(shape, 1, 2, 1, bytes(160), [1] * 20, [2] * 20, (), ())
+    columns = Columns(shape, 1, 2, 1, bytes(160), [1] * 20, [2] * 20, ())
     chunk = HotColumns(columns, _span_class())
     assert 20 * 5_000 < len(chunk.otlp_fields()) <= chunk.nbytes
 
@@ -337,7 +352,7 @@ def _columns(number: int, values: int = 2) -> Columns:
     ids = random.Random(number).randbytes(8 * number)
     columns = tuple([[10**9 + each for each in range(number)] for _ in range(values)])
     starts, ends = ([START + offset + each for each in range(number)] for offset in (0, 1))
-    return Columns(shape, 2**100, 2**50, 1, ids, starts, ends, columns, (1e-9,) * values)
+    return Columns(shape, 2**100, 2**50, 1, ids, starts, ends, columns)
 
 
 def _span_class() -> type[HotSpan]:

@@ -328,7 +328,7 @@ def test_a_handler_amid_many_loses_nothing() -> None:
         under = Under(OWNER, OWNER.trace_id, OWNER.span_id, 3)
 
         def many(made: SpanBuffer = made, under: Under = under) -> None:
-            made.add(CALL, under, [1] * 35, [2] * 35, [], ())
+            made.add(CALL, under, [1] * 35, [2] * 35, [])
 
         more = interrupted_at(number, [segments_module], many, lambda: call(made, inside(OWNER)))  # noqa: B023
         made.end_segments()
@@ -349,12 +349,12 @@ def test_open_calls_and_columns_share_a_trace_and_its_segments() -> None:
 
     def work(index: int) -> None:
         for number in range(30):
-            made.add(CALL, under, [1] * 100, [2] * 100, [], ())
+            made.add(CALL, under, [1] * 100, [2] * 100, [])
             outer = opened(made, inside(OWNER))
             if number % 3 == index % 3:
                 nested = made.under(outer.get_span_context())
                 assert nested is not None
-                made.add(CALL, nested, [1] * 10, [2] * 10, [], ())
+                made.add(CALL, nested, [1] * 10, [2] * 10, [])
                 call(made, within(outer))
             outer.end()
 
