@@ -342,7 +342,8 @@ def _looking(number: int) -> Gaps:
             hash((item.number, item.nbytes))
 
     queue = BatchQueue(look, name="looking", bounds=Bounds(delay_s=1000))
-    queue.sources.append(iter([[Item(each) for each in range(number)], *[()] * number]).__next__)
+    waiting = iter([[Item(each) for each in range(number)], *[()] * number])
+    queue.sources.append(lambda everything: next(waiting))
     with _elsewhere(lambda: queue.force_flush(600_000)) as done:
         gaps = watch(done)
     queue.shutdown()
