@@ -295,14 +295,14 @@ def test_a_users_exporter_gets_objects(receiver: OtlpReceiver) -> None:
     assert ["readable b"] == [each.name for each in receiver.spans]
 
 
-def test_a_request_is_sent_after_a_pause(receiver: OtlpReceiver) -> None:
-    """The HTTP client works for a while before it lets other threads run."""
+def test_a_request_is_joined_and_sent_after_a_pause_each(receiver: OtlpReceiver) -> None:
+    """Neither lets other threads run for a while; the HTTP client does when it sends."""
     pauses: list[float] = []
     batch = Batch(Pace(lambda: 0.0, pauses.append))
     batch.extend([span("a"), span("b")])
     given = Settings(endpoint=receiver.http_endpoint).resolve(os.environ)
     build_span_delivery(given, Ledger()).export(batch)
-    assert ([PAUSE_S], 2) == (pauses, len(receiver.spans))
+    assert ([PAUSE_S, PAUSE_S], 2) == (pauses, len(receiver.spans))
 
 
 def test_a_users_exporter_gets_a_list_that_pauses_while_it_is_read() -> None:
