@@ -27,7 +27,7 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 BATCH_BYTES: Final = 2 * 1024 * 1024
 """A message is smaller than its items in memory: well below the 4 MiB that a gRPC receiver accepts."""
 
-_PIECE: Final = 256
+_PIECE: Final = 512
 """Items that come in bulk are weighed and kept in pieces of this many."""
 
 

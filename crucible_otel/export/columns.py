@@ -12,13 +12,13 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import compress, count
 from typing import Any, Final, NamedTuple
 
 from crucible_otel.export.encode_spans import LOCAL_PARENT
-from crucible_otel.export.protobuf import attributes, double, fixed64, key_value, length_of, varint
+from crucible_otel.export.protobuf import attributes, fixed64, key_value, length_of, varint
 from crucible_otel.export.templates import (
     ATTRIBUTES,
     END,
@@ -42,20 +42,33 @@ _FEW: Final = 12
 """Fewer spans than this cost less one by one."""
 
 _MOST_TEMPLATES: Final = 64
+_MOST_HEADS: Final = 256
 
 _LITTLE: Final = sys.byteorder == "little"
 
-_LENGTHS: Final = bytes([max(1, -(-bits // 7)) for bits in range(256)])
-"""How many bytes a varint takes, by the bits of its number."""
-_LONGEST: Final = 8
-"""Longer ones do not fit a 64-bit lane; rare ones, and all negative ones, are written span by span."""
+_LONGEST: Final = 9
+"""The bytes of the longest varint; negative numbers, which take ten, are rare and written span by span."""
 
-_OTHERS: Final = tuple([bytes([each != kind for each in range(256)]) for kind in range(max(_LENGTHS) + 1)])
-"""By a number of bytes, what tells all others from it."""
+_Planes = list[bytes]
+"""Numbers of the same length, a byte of all of them at a time: the least significant ones first."""
 
-_MOST_MASKS: Final = 16
-_SEPTET: Final = 0x7F
-_CONTINUED: Final = 0x80
+_MORE: Final = tuple(
+    [
+        bytes([(1 << max(0, (byte << 8 * place).bit_length() - 1) // 7) - 1 & 0xFF for byte in range(256)])
+        for place in range(8)
+    ]
+)
+"""For a byte, by its place in a number: a bit for each byte that the varint has besides its first. So ``|`` finds the
+longest of several."""
+_LENGTHS: Final = bytes([1 + more.bit_length() for more in range(256)])
+"""How long a varint is, by these bits."""
+_OTHERS: Final = tuple([bytes([each != length for each in range(256)]) for length in range(_LONGEST + 1)])
+"""By a length, what tells all others from it."""
+
+_RIGHT: Final = tuple([bytes([byte >> bits & 0x7F for byte in range(256)]) for bits in range(8)])
+_LEFT: Final = tuple([bytes([byte << bits & 0x7F for byte in range(256)]) for bits in range(8)])
+_CONTINUED: Final = bytes([byte | 0x80 for byte in range(256)])
+"""What moves the bits of a byte to where they are in a septet, and what says that more follow."""
 
 _Kind = int
 """How a value is written: 0 for none, -1 for a double, else the bytes of its varint."""
@@ -64,6 +77,7 @@ _INTS: Final = {int}
 _PACKED: Final = {"d": _FLOATS, "Q": _INTS}
 _ABSENT: Final = 0
 _DOUBLE: Final = -1
+_DOUBLE_BYTES: Final = 8
 
 
 class _Template(NamedTuple):
@@ -122,7 +136,7 @@ def _by_row(columns: Columns, limits: Limits) -> bytes:
 
 def _by_column(columns: Columns, limits: Limits) -> bytes | bytearray:
     size = len(columns)
-    kinds, odd = _kinds(columns)
+    kinds, fields, odd = _fields(columns)
     if len(odd) > size // 8:
         # All of them may be odd where several fields differ: then there is no part to be had that is all alike.
         return (
@@ -135,16 +149,11 @@ def _by_column(columns: Columns, limits: Limits) -> bytes | bytearray:
     parent = PARENT_ID + columns.parent_id.to_bytes(8, "big") if columns.parent_id else b""
     trace_and_span_id = columns.trace_id.to_bytes(16, "big") + SPAN_ID + bytes(8)
     spans = bytearray(template.before + trace_and_span_id + parent + template.after) * size
-    _lay(spans, length, template.span_id, columns.span_ids, 8)
-    _lay(spans, length, template.start, _raw("Q", columns.start_ns), 8)
-    _lay(spans, length, template.end, _raw("Q", columns.end_ns), 8)
-    for (_, at, _), kind, values in zip(template.fields, kinds, columns.values, strict=True):
-        if values is None:
-            continue
-        if kind == _DOUBLE:
-            _lay(spans, length, at, _raw("d", values), 8)
-        else:
-            _lay(spans, length, at, _varints(_raw("Q", values), kind), kind)
+    _lay(spans, length, template.span_id, _planes(columns.span_ids))
+    _lay(spans, length, template.start, _planes(_raw("Q", columns.start_ns)))
+    _lay(spans, length, template.end, _planes(_raw("Q", columns.end_ns)))
+    for (_, at, _), planes in zip(template.fields, fields, strict=True):
+        _lay(spans, length, at, planes)
     if odd:
         _mend(spans, template, kinds, odd, columns)
     return spans
@@ -169,33 +178,37 @@ def _apart(columns: Columns, odd: Sequence[int]) -> Iterator[Columns]:
         )
 
 
-def _kinds(columns: Columns) -> tuple[list[_Kind], Sequence[int]]:
-    """Return how the values of each field are written, and the indices of the spans of which one is written otherwise.
+def _fields(columns: Columns) -> tuple[list[_Kind], list[_Planes], Sequence[int]]:
+    """Return how the values of each field are written, their bytes, and which spans have one that is written otherwise.
 
     Raises:
         TypeError: The values of a field are not all floats, or all whole numbers.
+        OverflowError: A number has more than 63 bits.
     """
     kinds: list[_Kind] = []
+    fields: list[_Planes] = []
     odd: set[int] = set()
     for values in columns.values:
         if values is None:
             kinds.append(_ABSENT)
+            fields.append([])
             continue
         types = _PACKED[values.typecode] if type(values) is array else set(map(type, values))
         if types == _FLOATS:
             kinds.append(_DOUBLE)
+            fields.append(_planes(_raw("d", values)))
         elif types == _INTS:
-            lengths = bytes(map(int.bit_length, values)).translate(_LENGTHS)
+            numbers = _planes(_raw("Q", values))
+            lengths = _lengths(numbers)
             kind = lengths[len(lengths) // 2]
             if lengths.count(kind) < len(lengths):
                 kind = max(set(lengths), key=lengths.count)
                 odd.update(compress(count(), lengths.translate(_OTHERS[kind])))
             kinds.append(kind)
+            fields.append(_varints(numbers, kind))
         else:
             raise TypeError("values of several types")
-    if max(kinds, default=0) > _LONGEST:
-        raise OverflowError("numbers of more than 64 bits")
-    return kinds, sorted(odd)
+    return kinds, fields, sorted(odd)
 
 
 def _mend(spans: bytearray, template: _Template, kinds: Sequence[_Kind], odd: Sequence[int], columns: Columns) -> None:
@@ -211,19 +224,25 @@ def _mend(spans: bytearray, template: _Template, kinds: Sequence[_Kind], odd: Se
         )
         if kind > 0 and values is not None
     ]
-    parts: list[bytes] = []
+    parts: list[bytes | bytearray] = []
+    last = len(spans)
     for index in reversed(odd):
-        span, last = bytes(spans[index * length : (index + 1) * length]), spans[-length:]
-        del spans[-length:]
-        if index * length < len(spans):
-            spans[index * length : (index + 1) * length] = last
-        pieces, at = list[bytes](), before
+        start, last = index * length, last - length
+        at, stop, pieces = start + before, start + length, list[bytes | bytearray]()
         for name, values, first, end in numbers:
-            pieces += (span[at:first], key_value(ATTRIBUTES, name, values[index]))
-            at = end
-        pieces.append(span[at:])
+            number = varint(values[index])
+            pieces += (spans[at : start + first], _before(name, len(number)), number)
+            at = start + end
+        pieces.append(spans[at:stop])
         parts += (_SPANS, length_of(pieces), *pieces)
-    spans += b"".join(parts)
+        spans[start:stop] = spans[last : last + length]
+    spans[last:] = b"".join(parts)
+
+
+@lru_cache(maxsize=_MOST_HEADS)
+def _before(name: str, length: int) -> bytes:
+    """Write what stands before a whole number of this length in its attribute: it tells the length, too."""
+    return key_value(ATTRIBUTES, name, (1 << 7 * length) - 1)[:-length]
 
 
 def _raw(code: str, values: Sequence[Any]) -> bytes:
@@ -233,30 +252,48 @@ def _raw(code: str, values: Sequence[Any]) -> bytes:
     return struct.pack(f"<{len(values)}{code}", *values)
 
 
-def _lay(spans: bytearray, length: int, at: int, raw: bytes, number: int) -> None:
-    """Put the first bytes of each value in its place in each span; a value has eight."""
-    for byte in range(number):
-        spans[at + byte :: length] = raw[byte::8]
+def _planes(raw: bytes) -> _Planes:
+    """Cut numbers of eight bytes each."""
+    return [raw[byte::8] for byte in range(8)]
 
 
-def _varints(raw: bytes, length: int) -> bytes:
-    """Write numbers of eight bytes, little-endian, as varints of the same length, in eight bytes, too.
+def _lay(spans: bytearray, length: int, at: int, planes: _Planes) -> None:
+    """Put the bytes of each number in their place in each span."""
+    for byte, plane in enumerate(planes, at):
+        spans[byte::length] = plane
 
-    All at once, as one large number: seven bits of each are moved to their byte.
+
+def _lengths(numbers: _Planes) -> bytes:
+    """Return the length of each number as a varint.
+
+    Raises:
+        OverflowError: One has more than 63 bits.
     """
-    numbers = int.from_bytes(raw, "little")
-    septets, varints = _masks(len(raw) // 8, length)
-    for byte, septet in enumerate(septets):
-        varints |= (numbers & septet) << byte
-    return varints.to_bytes(len(raw), "little")
+    if not numbers[-1].isascii():
+        raise OverflowError("a number of more than 63 bits")
+    nothing = bytes(len(numbers[0]))
+    more = [plane.translate(table) for plane, table in zip(numbers, _MORE, strict=True) if plane != nothing]
+    return _either(more, len(nothing)).translate(_LENGTHS)
 
 
-@lru_cache(maxsize=_MOST_MASKS)
-def _masks(size: int, length: int) -> tuple[tuple[int, ...], int]:
-    """Return what picks the seven bits of each byte out of so many numbers, and the bits that say that more follow."""
-    ones = int.from_bytes(b"\x01\0\0\0\0\0\0\0" * size, "little")
-    septets = tuple([ones * (_SEPTET << 7 * byte) for byte in range(length)])
-    return septets, sum([ones * (_CONTINUED << 8 * byte) for byte in range(length - 1)])
+def _varints(numbers: _Planes, length: int) -> _Planes:
+    """Write numbers as varints of this length."""
+    planes = []
+    for septet in range(length):
+        place, bits = divmod(7 * septet, 8)
+        plane = numbers[place].translate(_RIGHT[bits])
+        if bits > 1:
+            plane = _either((plane, numbers[place + 1].translate(_LEFT[8 - bits])), len(plane))
+        planes.append(plane.translate(_CONTINUED) if septet < length - 1 else plane)
+    return planes
+
+
+def _either(planes: Iterable[bytes], size: int) -> bytes:
+    """Return what is ``|`` of each byte."""
+    bits = 0
+    for plane in planes:
+        bits |= int.from_bytes(plane, "little")
+    return bits.to_bytes(size, "little")
 
 
 def _template(shape: Shape, limits: Limits, kinds: tuple[_Kind, ...], *, root: bool) -> _Template:
@@ -278,13 +315,14 @@ def _made(shape: Shape, name_and_kind: bytes, kinds: tuple[_Kind, ...], *, root:
     after += fixed64(0) + UNSET + LOCAL_PARENT + attributes(ATTRIBUTES, shape.attributes)
     places = []
     for name, kind in zip(shape.fields, kinds, strict=True):
-        value = double(0.0) if kind == _DOUBLE else bytes(kind)
         first = ids + len(after)
-        if kind != _ABSENT:
-            # The largest number of this length, so that what stands before it is right.
-            sample: Any = 0.0 if kind == _DOUBLE else (1 << 7 * kind) - 1
-            after += key_value(ATTRIBUTES, name, sample)[: -len(value)] + value
-        places.append((first, ids + len(after) - len(value), ids + len(after)))
+        if kind == _DOUBLE:
+            after += key_value(ATTRIBUTES, name, 0.0)[:-_DOUBLE_BYTES]
+        elif kind != _ABSENT:
+            after += _before(name, kind)
+        value = ids + len(after)
+        after += bytes(_DOUBLE_BYTES if kind == _DOUBLE else kind)
+        places.append((first, value, ids + len(after)))
     before = _SPANS + varint(ids + len(after))
     return _Template(
         length=len(before) + ids + len(after),

@@ -101,7 +101,7 @@ def tag(field_number: int, wire_type: int = BYTES) -> bytes:
     return varint(field_number << 3 | wire_type)
 
 
-def length_of(parts: Iterable[bytes | memoryview]) -> bytes:
+def length_of(parts: Iterable[bytes | bytearray | memoryview]) -> bytes:
     """Write the length of what is the join of the parts."""
     return varint(sum(map(len, parts)))
 

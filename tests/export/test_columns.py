@@ -149,6 +149,14 @@ def test_what_cannot_be_written_is_said(values: list[Any]) -> None:
         span_fields(spans, Limits())
 
 
+@pytest.mark.parametrize("odd", [2**63, 2**64 - 1])
+def test_a_number_that_no_attribute_can_hold_is_said(odd: int) -> None:
+    """One of 64 bits, among others."""
+    shape = Shape("s", SpanKind.INTERNAL, {}, ("value",))
+    with pytest.raises(ValueError, match="out of range"):
+        span_fields(columns(shape, [packed("Q", [1] * 19 + [odd])], 20), Limits())
+
+
 def test_what_is_prepared_for_a_shape_is_bounded() -> None:
     """Whatever the lengths of its numbers are."""
     shape = Shape("s", SpanKind.INTERNAL, {}, ("a", "b", "c"))
