@@ -380,7 +380,8 @@ def _exporting(number: int, endpoint: str, what: str) -> Gaps:
     else:
         delivery = build_span_delivery(Settings(endpoint=endpoint).resolve({}), ledger, {})
         if what == "encoder":
-            delivery.export = lambda batch: span_encoder().encode(batch)  # type: ignore[method-assign, assignment, return-value]
+            encoder = span_encoder()
+            delivery.export = lambda batch: encoder.encode(batch).let_go()  # type: ignore[method-assign, assignment, return-value]
         processor = SpanQueue(delivery, ledger, {"OTEL_BSP_SCHEDULE_DELAY": "1000000"}, max_bytes=2**34)
     while kept:  # nobody else holds them any more
         processor.on_end(kept.pop())

@@ -109,16 +109,18 @@ class Delivery:
         """Export items as bytes if that is possible, and else as it is said."""
         if self._send is None or self._encode is None:
             return export_readable(self.exporter, items), 0
-        data, written, lost = self._encode(items)
-        if not written:
-            return True, lost
-        if isinstance(items, Batch):
-            items.pace.pause()
+        data, written, lost, let_go = self._encode(items)
         try:
+            if not written:
+                return True, lost
+            if isinstance(items, Batch):
+                items.pace.pause()
             return self._send(data, written), lost
         except (AttributeError, TypeError):  # a newer exporter, which asks for more than we thought
             self._send = None
             return export_readable(self.exporter, items), 0
+        finally:
+            let_go()
 
     def _export_items(self, items: Sequence[Any]) -> tuple[object, int]:
         """Export spans or log records."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -16,24 +16,32 @@ __all__ = ["Encoded", "Encoder", "attribute_fields", "resource_field", "scope_fi
 
 _MOST_KEPT: Final = 64
 _JOINED_AT_ONCE: Final = 3 * 256
-_PIECE: Final = 256 * 1024
-_MOST_BYTES: Final = 16 * _PIECE
+_FRONT: Final = 16 * 1024
+_LEAST_BYTES: Final = 256 * 1024
+_MOST_BYTES: Final = 4 * 1024 * 1024
 
 _COPIED: Final = (BoundedAttributes, MappingProxyType)
+
+
+def _nothing() -> None:
+    pass
 
 
 class Encoded(NamedTuple):
     """A request.
 
     Attributes:
-        data: The message; empty when it has no items.
+        data: The message; empty when it has no items. A view of memory holds only until ``let_go``.
         written: How many items are in it.
         lost: How many could not be written.
+        let_go: To be called when it has been sent, so that the next one is written in the same memory; else it is
+            written in other memory.
     """
 
-    data: bytes
+    data: bytes | memoryview
     written: int
     lost: int
+    let_go: Callable[[], object] = _nothing
 
 
 class Encoder:
@@ -64,11 +72,11 @@ class Encoder:
         """Write a request of the items; one that cannot be written does not keep the others from it.
 
         It takes microseconds an item, and a pause between two items is the business of what is iterated over. No more
-        than some hundred items are joined at once, and in the end all of them.
+        than some hundred items are joined at once, and all of them only where they are of several scopes.
         """
         try:
             room = self._rooms.pop()
-        except IndexError:  # the first request, or another thread is at one
+        except IndexError:  # the first request, or the others are still being sent
             room = _Room()
         request = _Request(room)
         for piece in items.pieces() if isinstance(items, Batch) else (items,):
@@ -79,12 +87,17 @@ class Encoder:
         parts: list[bytes | memoryview] = []
         for resource, scopes in request.groups.items():
             parts += self._of_resource(resource, scopes)
-        if isinstance(items, Batch):
-            items.pace.pause()  # megabytes are joined in a few tenths of a millisecond, and CPython keeps the GIL
-        data = b"".join(parts)
-        room.empty()
-        self._rooms.append(room)
-        return Encoded(data, request.written, request.lost)
+        data: bytes | memoryview | None = room.whole(parts)
+        if data is None:
+            if isinstance(items, Batch):
+                items.pace.pause()  # megabytes are joined in a few tenths of a millisecond, and CPython keeps the GIL
+            data = b"".join(parts)
+
+        def let_go() -> None:
+            room.empty()
+            self._rooms.append(room)
+
+        return Encoded(data, request.written, request.lost, let_go)
 
     def _write(self, items: Iterable[Any], request: _Request) -> None:
         written = lost = 0
@@ -181,18 +194,21 @@ class _Request:
 class _Group:
     """The items of one scope: the last ones, and where those before them are written."""
 
-    __slots__ = ("_parts", "_room", "bodies")
+    __slots__ = ("_places", "_room", "bodies")
 
     def __init__(self, room: _Room) -> None:
         self.bodies: list[bytes] = []
         self._room = room
-        self._parts: list[memoryview] = []
+        self._places: list[slice] = []
 
     def add(self, fields: bytes | bytearray) -> None:
         """Add what is a field, or several."""
         if self.bodies:
             self.join()
-        self._parts.append(self._room.put(fields))
+        place, places = self._room.put(fields), self._places
+        if places and places[-1].stop == place.start:
+            place = slice(places.pop().start, place.stop)
+        places.append(place)
 
     def join(self) -> None:
         """Write down the last items."""
@@ -202,42 +218,55 @@ class _Group:
     def written(self) -> list[memoryview]:
         """Return all of it."""
         self.join()
-        return self._parts
+        return list(map(self._room.view, self._places))
 
 
 class _Room:
     """Memory in which requests are written, one after the other.
 
     To give back megabytes after each of them, and to get them again, page by page, takes as long as to write them.
-    It grows by pieces, none of which is ever moved.
+    What is at its front stays free for what comes before the items and tells how long they are.
     """
 
-    __slots__ = ("_at", "_pieces", "_used")
+    __slots__ = ("_data", "_used")
 
     def __init__(self) -> None:
-        self._pieces: list[memoryview] = []
-        self._at = self._used = 0
+        self._data = bytearray(_LEAST_BYTES)
+        self._used = _FRONT
 
-    def put(self, data: bytes | bytearray) -> memoryview:
-        """Write data after what is there; return where it is, which holds until the room is emptied."""
-        size = len(data)
-        while self._at < len(self._pieces) and self._used + size > len(self._pieces[self._at]):
-            self._at, self._used = self._at + 1, 0
-        if self._at == len(self._pieces):
-            self._pieces.append(memoryview(bytearray(max(size, _PIECE))))
-        part = self._pieces[self._at][self._used : self._used + size]
-        part[:] = data
-        self._used += size
-        return part
+    def put(self, data: bytes | bytearray) -> slice:
+        """Write data after what is there; return where it is."""
+        start, stop = self._used, self._used + len(data)
+        if stop > len(self._data):  # it cannot grow while somebody looks at it
+            larger = bytearray(max(stop, 2 * len(self._data)))
+            larger[:start] = memoryview(self._data)[:start]
+            self._data = larger
+        self._data[start:stop] = data
+        self._used = stop
+        return slice(start, stop)
+
+    def view(self, place: slice) -> memoryview:
+        """Return what is there, which holds until the room is emptied."""
+        return memoryview(self._data)[place]
+
+    def whole(self, parts: Sequence[bytes | memoryview]) -> memoryview | None:
+        """Return the join of parts of which one is what has been put here; None where that is not so."""
+        here = [index for index, part in enumerate(parts) if isinstance(part, memoryview)]
+        if len(here) != 1:
+            return None
+        before, after = b"".join(parts[: here[0]]), b"".join(parts[here[0] + 1 :])
+        if len(before) > _FRONT:
+            return None
+        start = _FRONT - len(before)
+        self._data[start:_FRONT] = before
+        self.put(after)
+        return self.view(slice(start, self._used))
 
     def empty(self) -> None:
         """Begin anew."""
-        self._at = self._used = size = 0
-        for number, piece in enumerate(self._pieces):
-            size += len(piece)
-            if size > _MOST_BYTES:  # one large item is no reason to keep as much for good
-                del self._pieces[number:]
-                return
+        self._used = _FRONT
+        if len(self._data) > _MOST_BYTES:  # one large item is no reason to keep as much for good
+            self._data = bytearray(_LEAST_BYTES)
 
 
 def resource_field(resource: Any) -> bytes:

@@ -13,8 +13,9 @@ from typing import Any
 
 __all__ = ["Send", "byte_sender"]
 
-Send = Callable[[bytes, int], object]
-"""``send(request, number of items in it)``; returns what the exporter's ``export`` does."""
+Send = Callable[["bytes | memoryview", int], object]
+"""``send(request, number of items in it)``; returns what the exporter's ``export`` does, and has no more use for the
+request then."""
 
 _ENCODERS = ("encode_spans", "encode_logs", "encode_metrics")
 
@@ -22,13 +23,13 @@ _ENCODERS = ("encode_spans", "encode_logs", "encode_metrics")
 class _Written:
     """Stands for the items of a request, and for the message made of them."""
 
-    def __init__(self, data: bytes, number: int) -> None:
+    def __init__(self, data: bytes | memoryview, number: int) -> None:
         self._data, self._number = data, number
 
     def __len__(self) -> int:
         return self._number
 
-    def SerializeToString(self) -> bytes:
+    def SerializeToString(self) -> bytes | memoryview:
         return self._data
 
     SerializePartialToString = SerializeToString
@@ -89,7 +90,7 @@ def _grpc_sender(exporter: Any) -> Send | None:
     translate: Callable[[Any], Any] = exporter._translate_data
 
     def passing(items: Any) -> Any:
-        return items.SerializeToString() if isinstance(items, _Written) else translate(items)
+        return bytes(items.SerializeToString()) if isinstance(items, _Written) else translate(items)
 
     # It makes a new client when the connection broke.
     exporter._stub = lambda channel: stub(_Channel(channel))

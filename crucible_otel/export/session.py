@@ -49,7 +49,7 @@ class PausingSession(requests.Session):
         """Prepare a request, with a pause after."""
         like = None if self.auth or self.cookies else ({**vars(request), "data": None}, *self.headers.items())
         kept = self._prepared
-        if kept is not None and like == kept[0] and isinstance(request.data, bytes):
+        if kept is not None and like == kept[0] and isinstance(request.data, (bytes, memoryview)):
             prepared = kept[1].copy()
             prepared.prepare_body(request.data, None)
         else:

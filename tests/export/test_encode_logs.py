@@ -62,7 +62,7 @@ RECORDS = st.builds(
 def test_log_records_are_written_as_the_sdk_writes_them(records: list[ReadableLogRecord]) -> None:
     """Byte for byte: times, severity, body, attributes, trace context, event name, resources, scopes."""
     expected = encode_logs(records).SerializeToString()
-    assert (expected, len(records), 0) == log_encoder().encode(records)
+    assert (expected, len(records), 0) == log_encoder().encode(records)[:3]
 
 
 @EVERY_TIME_THE_SAME
@@ -94,6 +94,6 @@ def test_a_record_that_cannot_be_written_is_lost_and_the_others_go() -> None:
     """The SDK's encoder would lose the whole batch."""
     bad = [LogRecord(body="\ud800"), LogRecord(event_name="\ud800"), LogRecord(timestamp=-1), LogRecord(body=2**64)]
     made = [record(one) for one in (LogRecord(event_name="a"), *bad, LogRecord(event_name="b"))]
-    data, written, lost = log_encoder().encode(made)
+    data, written, lost, _ = log_encoder().encode(made)
     scope = ExportLogsServiceRequest.FromString(data).resource_logs[0].scope_logs[0]
     assert (["a", "b"], 2, len(bad)) == ([one.event_name for one in scope.log_records], written, lost)

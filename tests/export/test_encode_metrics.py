@@ -98,7 +98,7 @@ def points(data: MetricsData) -> int:
 def test_metrics_are_written_as_the_sdk_writes_them(scopes: list[list[Metric]], resource: Resource) -> None:
     """Byte for byte: kinds, temporality, values, buckets, exemplars, attributes, resources, scopes."""
     data = collection(*scopes, resource=resource)
-    assert (by_sdk(data).SerializeToString(), points(data), 0) == encode_metrics(data, Pace())
+    assert (by_sdk(data).SerializeToString(), points(data), 0) == encode_metrics(data, Pace())[:3]
 
 
 def test_what_an_application_has_recorded_is_written_as_the_sdk_writes_it() -> None:
@@ -114,7 +114,7 @@ def test_what_an_application_has_recorded_is_written_as_the_sdk_writes_it() -> N
         meter.create_histogram("h", "s").record(0.25, {"k": 1})
     data = reader.get_metrics_data()
     assert data is not None
-    assert (by_sdk(data).SerializeToString(), 8, 0) == encode_metrics(data, Pace())
+    assert (by_sdk(data).SerializeToString(), 8, 0) == encode_metrics(data, Pace())[:3]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_metric_that_cannot_be_written_costs_only_itself(bad: Any) -> None:
     good = Metric("good", "", "", Gauge([NumberDataPoint({}, 0, 1, 2.0)]))
     with pytest.raises(EncodingException):
         by_sdk(collection([Metric("bad", "", "", bad), good]))
-    written = encode_metrics(collection([Metric("bad", "", "", bad), good]), Pace())
+    written = encode_metrics(collection([Metric("bad", "", "", bad), good]), Pace())[:3]
     assert (by_sdk(collection([good])).SerializeToString(), 1, 2) == written
 
 

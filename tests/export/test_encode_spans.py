@@ -6,7 +6,7 @@ import itertools
 import os
 import tracemalloc
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -114,7 +114,7 @@ def test_spans_are_written_as_the_sdk_writes_them(spans: list[ReadableSpan]) -> 
     encoder = span_encoder()
     expected = encode_spans(spans)
     for _ in range(2):  # the second time with what the first has left behind
-        data, written, lost = encoder.encode(spans)
+        data, written, lost, _ = encoder.encode(spans)
         assert (len(spans), 0) == (written, lost)
         assert expected.SerializeToString() == data
     assert names(expected.SerializeToString()) == names(data)
@@ -154,14 +154,14 @@ def test_spans_that_a_tracer_made_are_written_as_the_sdk_writes_them() -> None:
 def test_a_span_that_cannot_be_written_is_lost_and_the_others_go() -> None:
     """The SDK's encoder would lose the whole batch."""
     bad = [span("\ud800"), span(start_time=-1), span(kind=None), span(context=None), span(end_time=2**64)]
-    data, written, lost = span_encoder().encode([span("first"), *bad, span("last")])
+    data, written, lost, _ = span_encoder().encode([span("first"), *bad, span("last")])
     assert (["first", "last"], 2, len(bad)) == (names(data), written, lost)
 
 
 def test_a_request_without_spans_is_empty() -> None:
     """Nothing given, or nothing that can be written."""
-    assert (b"", 0, 0) == span_encoder().encode([])
-    assert (b"", 0, 1) == span_encoder().encode([span("\ud800")])
+    assert (b"", 0, 0) == span_encoder().encode([])[:3]
+    assert (b"", 0, 1) == span_encoder().encode([span("\ud800")])[:3]
 
 
 class Unusual(ReadableSpan):
@@ -179,7 +179,7 @@ def test_a_span_that_only_the_sdk_can_write_is_written_by_it() -> None:
     """Whatever ours stumbles over."""
     Unusual.seen = 0
     one = Unusual("unusual", SpanContext(1, 2, False), resource=RESOURCES[0])
-    data, written, lost = span_encoder().encode([span("usual"), one])
+    data, written, lost, _ = span_encoder().encode([span("usual"), one])
     assert (["usual", "unusual"], 2, 0) == (names(data), written, lost)
     assert 2 == Unusual.seen
 
@@ -204,7 +204,7 @@ class Buffered:
 def test_a_span_of_another_class_writes_itself() -> None:
     """Between those of the SDK, in its resource and scope; where it fails, what it gives for the SDK is written."""
     items = [span("a"), Buffered("b"), Buffered("c", error=True), span("d"), Buffered("\ud800")]
-    data, written, lost = span_encoder().encode(items)
+    data, written, lost, _ = span_encoder().encode(items)
     message = ExportTraceServiceRequest.FromString(data)
     assert (4, 1) == (written, lost)
     assert ["a", "b", "c as the SDK's", "d"] == names(data)
@@ -247,14 +247,39 @@ def test_many_resources_and_scopes_are_kept_apart() -> None:
     assert len(encoder._kept) <= 64
 
 
+def test_a_request_stays_as_it_is_until_it_is_let_go_of() -> None:
+    """Whatever is written meanwhile; then the next one is written in the same memory."""
+    encoder = span_encoder()
+    requests = [[span("x" * (number << 18))] for number in range(5)]
+    written = [encoder.encode(spans) for spans in requests]
+    assert [encode_spans(spans).SerializeToString() for spans in requests] == [each.data for each in written]
+    memory = {id(cast("memoryview", each.data).obj) for each in written}
+    for each in written:
+        each.let_go()
+    again = [encoder.encode(spans) for spans in requests]
+    assert [encode_spans(spans).SerializeToString() for spans in requests] == [each.data for each in again]
+    assert len(memory & {id(cast("memoryview", each.data).obj) for each in again}) >= 2
+
+
+@pytest.mark.parametrize("size", [1_000, 16_000, 17_000, 1 << 20])
+def test_a_resource_may_be_of_any_size(size: int) -> None:
+    """It stands before the spans, and before that, how long they are."""
+    encoder = span_encoder()
+    spans = [span("a", resource=Resource({"n": "x" * size})), span("b", resource=Resource({"n": "x" * size}))]
+    for some in (spans[:1], spans, spans[:1]):
+        written = encoder.encode(some)
+        assert encode_spans(some).SerializeToString() == written.data
+        written.let_go()
+
+
 def test_large_spans_do_not_leave_their_memory_behind() -> None:
     """Each larger than those before it, none of which has room for it."""
     encoder = span_encoder()
-    encoder.encode([span("small")])
+    encoder.encode([span("small")]).let_go()
     tracemalloc.start()
     try:
         for mebibytes in range(2, 12):
-            encoder.encode([span("x" * (mebibytes << 20))])
+            encoder.encode([span("x" * (mebibytes << 20))]).let_go()
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

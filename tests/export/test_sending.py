@@ -33,15 +33,15 @@ from crucible_otel.testing import OtlpReceiver
 from tests.e2e.relay import Relay
 
 RESOURCE = Resource({"service.name": "test"})
-SCOPE = InstrumentationScope("test")
+SCOPE, OTHER_SCOPE = InstrumentationScope("test"), InstrumentationScope("other")
 PROTOCOLS = ("http/protobuf", "grpc")
 
 
-def span(name: str, **attributes: Any) -> ReadableSpan:
+def span(name: str, scope: InstrumentationScope = SCOPE, **attributes: Any) -> ReadableSpan:
     """Make a span of the SDK."""
     context = SpanContext(1, 2, False)
     return ReadableSpan(
-        name, context, resource=RESOURCE, attributes=attributes, start_time=1, end_time=2, instrumentation_scope=SCOPE
+        name, context, resource=RESOURCE, attributes=attributes, start_time=1, end_time=2, instrumentation_scope=scope
     )
 
 
@@ -295,14 +295,17 @@ def test_a_users_exporter_gets_objects(receiver: OtlpReceiver) -> None:
     assert ["readable b"] == [each.name for each in receiver.spans]
 
 
-def test_a_request_is_joined_and_sent_after_a_pause_each(receiver: OtlpReceiver) -> None:
-    """Neither lets other threads run for a while; the HTTP client does when it sends."""
-    pauses: list[float] = []
-    batch = Batch(Pace(lambda: 0.0, pauses.append))
-    batch.extend([span("a"), span("b")])
+@pytest.mark.parametrize(("scopes", "pauses"), [([SCOPE, SCOPE], 1), ([SCOPE, OTHER_SCOPE], 2)])
+def test_a_request_is_sent_after_a_pause(
+    receiver: OtlpReceiver, scopes: list[InstrumentationScope], pauses: int
+) -> None:
+    """And joined after another where it is not written in one piece: neither lets other threads run for a while."""
+    paused: list[float] = []
+    batch = Batch(Pace(lambda: 0.0, paused.append))
+    batch.extend([span(scope.name, scope) for scope in scopes])
     given = Settings(endpoint=receiver.http_endpoint).resolve(os.environ)
     build_span_delivery(given, Ledger()).export(batch)
-    assert ([PAUSE_S, PAUSE_S], 2) == (pauses, len(receiver.spans))
+    assert ([PAUSE_S] * pauses, 2) == (paused, len(receiver.spans))
 
 
 def test_a_users_exporter_gets_a_list_that_pauses_while_it_is_read() -> None:
