@@ -24,7 +24,7 @@ from crucible_otel.export.sizes import NBYTES, size_of
 __all__ = ["Backlog", "Bounds", "QueueCounts"]
 
 MAX_BYTES: Final = 64 * 1024 * 1024
-BATCH_BYTES: Final = 2 * 1024 * 1024
+BATCH_BYTES: Final = 3 * 1024 * 1024
 """A message is smaller than its items in memory: well below the 4 MiB that a gRPC receiver accepts."""
 
 _PIECE: Final = 512
