@@ -75,7 +75,15 @@ def _http_sender(exporter: Any) -> Send | None:
         export.__code__, {**export.__globals__, **dict.fromkeys(names, _as_it_is)}, export.__name__, export.__defaults__
     )
     passing.__kwdefaults__ = export.__kwdefaults__
-    return lambda data, number: passing(exporter, _Written(data, number))
+    if getattr(_session_of(exporter), "takes_views", False):
+        return lambda data, number: passing(exporter, _Written(data, number))
+    return lambda data, number: passing(exporter, _Written(bytes(data), number))
+
+
+def _session_of(exporter: Any) -> Any:
+    """Return what an exporter sends with; None where that is not known."""
+    transport = getattr(getattr(exporter, "_client", None), "_transport", exporter)
+    return getattr(transport, "_session", None)
 
 
 def _as_it_is(items: Any) -> Any:

@@ -6,7 +6,7 @@ It imports requests, so it is itself to be imported only where a session is made
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -32,6 +32,9 @@ class PausingSession(requests.Session):
     other threads run. This one is made to pause wherever it comes by, and keeps what takes longest: a prepared request,
     for those that differ from it by their bytes alone, and what the environment says of proxies and certificates.
     """
+
+    takes_views: Final = True
+    """Whether what is sent may be a view of memory: a session of somebody else's may sign it, and want bytes."""
 
     def __init__(self) -> None:
         super().__init__()

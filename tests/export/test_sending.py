@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 from opentelemetry._logs import LogRecord
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk._logs import ReadableLogRecord
@@ -28,6 +29,7 @@ from crucible_otel.export.otlp import build_log_delivery, build_span_delivery
 from crucible_otel.export.pace import PAUSE_S, Pace, Paced
 from crucible_otel.export.quiet import Quiet
 from crucible_otel.export.sending import byte_sender
+from crucible_otel.export.session import PausingSession
 from crucible_otel.export.tally import Counts, Ledger
 from crucible_otel.testing import OtlpReceiver
 from tests.e2e.relay import Relay
@@ -293,6 +295,29 @@ def test_a_users_exporter_gets_objects(receiver: OtlpReceiver) -> None:
     given = Settings(span_exporter=users).resolve(os.environ)
     build_span_delivery(given, Ledger()).export([ForeignSpan("b")])  # type: ignore[list-item]
     assert ["readable b"] == [each.name for each in receiver.spans]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(PausingSession, memoryview), (requests.Session, bytes)])
+def test_only_a_session_of_ours_is_given_memory_to_look_at(
+    receiver: OtlpReceiver, kind: type[requests.Session], expected: type
+) -> None:
+    """That of a provider of credentials may sign what it sends."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    given: list[object] = []
+
+    class Noting(kind):  # type: ignore[misc, valid-type]
+        def request(self, *args: Any, **kwargs: Any) -> Any:
+            given.append(kwargs["data"])
+            return super().request(*args, **kwargs)
+
+        def post(self, *args: Any, **kwargs: Any) -> Any:  # what older exporters call
+            return self.request("POST", *args, **kwargs)
+
+    send = byte_sender(OTLPSpanExporter(f"{receiver.http_endpoint}/v1/traces", session=Noting()))
+    assert send is not None
+    send(memoryview(bytes(span_encoder().encode([span("a")]).data)), 1)
+    assert ([expected], ["a"]) == (list(map(type, given)), [each.name for each in receiver.spans])
 
 
 @pytest.mark.parametrize(("scopes", "pauses"), [([SCOPE, SCOPE], 1), ([SCOPE, OTHER_SCOPE], 2)])
