@@ -102,7 +102,7 @@ def _batching(processor: str, delay_ms: int, what: str) -> Iterator[OtelVariable
         (
             "MAX_EXPORT_BATCH_SIZE",
             _BATCH,
-            "no number, 2 MiB in memory",
+            "no number, 3 MiB in memory",
             f"How many {what} one export carries; at most the queue size.",
         ),
         ("EXPORT_TIMEOUT", _LIMIT, 30000, "Not used."),
