@@ -1,15 +1,19 @@
 """``python -m benchmarks.gil``: for how long exporting in the background keeps the other threads from running.
 
-A thread reads the clock in a tight loop while 50,000 spans leave. It does nothing else, so a gap between two readings
-is time in which it could not run: another thread held the GIL, or the machine had other things to do. What belongs to
-the former is the processor time that the other threads of this process used in the gap, which on a busy machine is
-that of several slices: the loop may be kept waiting for a processor long after it could have had the GIL. So the
-target holds for what a queue's thread does of its own: the processor time that it uses between two moments at which it
-lets go of the GIL, which are its pauses, its waits for something to do, the reads and writes of its sockets, and looks
-for a file (after which nearly always another thread has had its turn). Work in which the garbage collector ran is shown
-apart, because that runs on any thread that makes objects. Compared are a loop in which nothing is exported, our queue
-in front of an exporter that only looks at each item, of the encoder, and of our OTLP/HTTP delivery, our collections of
-metrics and their delivery, and the SDK's batch processor in front of its exporter, which never pauses.
+A thread reads the clock in a tight loop while 50,000 spans leave, and makes an object of 2 kB each time. It does
+nothing else, so a gap between two readings is time in which it could not run: another thread held the GIL, or the
+machine had other things to do. The object is there because glibc puts together what was freed in small pieces, such as
+the lock of each of the SDK's spans, when somebody asks for a kilobyte or more, as programs do all the time. Where
+nobody did, it would put thousands together at once, once in some 4,000 spans, in whatever call of the queue's thread
+frees something larger: that was seen to take 0.4 to 1.05 ms. What belongs to the former is the processor time that the
+other threads of this process used in the gap, which on a busy machine is that of several slices: the loop may be kept
+waiting for a processor long after it could have had the GIL. So the target holds for what a queue's thread does of its
+own: the processor time that it uses between two moments at which it lets go of the GIL, which are its pauses, its waits
+for something to do, the reads and writes of its sockets, and looks for a file (after which nearly always another thread
+has had its turn). Work in which the garbage collector ran is shown apart, because that runs on any thread that makes
+objects. Compared are a loop in which nothing is exported, our queue in front of an exporter that only looks at each
+item, of the encoder, and of our OTLP/HTTP delivery, our collections of metrics and their delivery, and the SDK's batch
+processor in front of its exporter, which never pauses.
 """
 
 from __future__ import annotations
@@ -33,16 +37,18 @@ from benchmarks.receiver import receiving
 from benchmarks.result import Result, Section
 
 METHOD = """\
-A thread reads the clock in a tight loop while {items:,} spans leave, or the metrics of {functions} functions, seven
-each, are collected and sent again and again. It does nothing else, so a gap between two readings is time in which it
-could not run; the longest wait is the one in which other threads of the process used the processor most, as the
-processor time they used. On a busy machine that is more than the GIL was held at a time. The work at a time is the
-processor time that the queue's thread used between two moments at which it let go of the GIL: its pauses, its waits for
-something to do, the reads and writes of its sockets, and looks for a file; shown is what it is in all but one case of a
-thousand. On a machine that is shared the very longest says more about the neighbours. How much is measured, too: before
-and after each of {turns} turns a loop runs that is always the same and takes {control} ms by itself, with such pauses
-between. Work is that of the {calm} turns in which this loop took least at its longest, waits are those of all; the last
-line is the loop in these turns. Waits and work in which the garbage collector ran are left out."""
+A thread reads the clock in a tight loop and makes an object of 2 kB each time, while {items:,} spans leave, or the
+metrics of {functions} functions, seven each, are collected and sent again and again. (Where nobody asks for memory,
+glibc leaves the small pieces that spans leave behind to be put together by the thousand, which takes up to a
+millisecond.) It does nothing else, so a gap between two readings is time in which it could not run; the longest wait is
+the one in which other threads of the process used the processor most, as the processor time they used. On a busy
+machine that is more than the GIL was held at a time. The work at a time is the processor time that the queue's thread
+used between two moments at which it let go of the GIL: its pauses, its waits for something to do, the reads and writes
+of its sockets, and looks for a file; shown is what it is in all but one case of a thousand. On a machine that is shared
+the very longest says more about the neighbours. How much is measured, too: before and after each of {turns} turns a
+loop runs that is always the same and takes {control} ms by itself, with such pauses between. Work is that of the {calm}
+turns in which this loop took least at its longest, waits are those of all; the last line is the loop in these turns.
+Waits and work in which the garbage collector ran are left out."""
 
 NOTHING, SDK = "nothing is exported", "the SDK's batch processor and exporter"
 CONTROL = "the same loop again and again"
@@ -60,6 +66,7 @@ _TURNS: Final = 6
 _CALM: Final = 3
 _ITEMS: Final = 50_000
 _GAP_NS: Final = 50_000
+_OBJECT_BYTES: Final = 2_000
 _THREADS: Final = ("crucible-otel-spans", "looking", "crucible-otel-metrics", "crucible-otel-before-leaving")
 _FUNCTIONS: Final = 200
 _COLLECTIONS: Final = 30
@@ -128,6 +135,7 @@ def watch(until: Callable[[], bool]) -> Gaps:
     while not until():
         now = wall()
         others = process() - thread()
+        bytes(_OBJECT_BYTES)
         if now - before > _GAP_NS:
             gaps.wall.append((now - before) / 1e6)
             (gaps.collected if collections[0] != seen or seen % 2 else gaps.held).append((others - spent) / 1e6)
